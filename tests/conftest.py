@@ -1,0 +1,57 @@
+"""What every test shares: a clean environment, two threads, and a tokenizer trained in a second."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCRUBBED = ("NANOCHAT_", "SLURM_", "WANDB_", "SNAKEMAKE_")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the person who runs the tests may change what they show."""
+    for name in list(os.environ):
+        if name.startswith(SCRUBBED):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def english() -> list[str]:
+    """Documents of real English that every Python installation carries: the pydoc topics."""
+    from pydoc_data.topics import topics
+
+    return [topics[name] for name in sorted(topics)]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(english: list[str]):  # type: ignore[no-untyped-def]
+    """A real tokenizer of 512 tokens, trained on the pydoc topics."""
+    from nanochat.data.tokenizer import train_tokenizer
+
+    return train_tokenizer(
+        english, vocab_size=512, max_characters=300_000, max_document_characters=10_000
+    )
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; the test skips where it is absent."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data at {folder}")
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of four megabytes; skips where this user may not mount one."""
+    folder = tmp_path / "small_disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
