@@ -1,0 +1,144 @@
+"""The config: presets, unknown keys, drift of what is generated from its types."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nanochat.config import Config, json_schema, keys, load_config, reference_page
+from nanochat.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "config" / "config.yaml"
+
+
+@pytest.mark.parametrize("preset", ["local", "d12", "d20", "d24"])
+def test_every_preset_resolves(preset: str) -> None:
+    config = Config.resolve({"preset": preset})
+    assert config.model.depth == {"local": 4, "d12": 12, "d20": 20, "d24": 24}[preset]
+
+
+def test_the_default_config_is_the_local_preset() -> None:
+    assert load_config(CONFIG) == Config.resolve({"preset": "local"})
+
+
+def test_keys_beside_the_preset_replace_its_own() -> None:
+    config = Config.resolve({"preset": "local", "model": {"depth": 6}})
+    assert (config.model.depth, config.model.sequence_len) == (6, 512)
+
+
+def test_a_mixture_replaces_the_presets_mixture_whole() -> None:
+    config = Config.resolve({"mid": {"items": {"spelling": 5}}})
+    assert config.mid.items == {"spelling": 5}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": {"dpth": 4}}, "unknown config key model.dpth: did you mean model.depth?"),
+        ({"depth": 4}, "unknown config key depth: did you mean model.depth?"),
+        ({"modle": {"depth": 4}}, "unknown config key modle: did you mean model?"),
+        ({"preset": "d21"}, "unknown preset 'd21': did you mean d24?"),
+        ({"model": {"depth": "deep"}}, "config key model.depth holds 'deep'"),
+        ({"model": 4}, "config key model holds 4: it takes keys below it"),
+        ({"base": {"tokens_per_parameter": 0}}, "config key base.tokens_per_parameter holds 0"),
+        ({"run": "../elsewhere"}, "config key run holds '../elsewhere'"),
+    ],
+)
+def test_a_wrong_key_or_value_gets_one_sentence(given: dict, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.resolve(given)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_yaml_gets_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("model: [")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load_config(file)
+
+
+def test_config_yaml_explains_every_key() -> None:
+    """Each key stands in config.yaml, set or commented out, below a line that explains it."""
+    lines = CONFIG.read_text().splitlines()
+    section = ""
+    explained = set()
+    for before, line in zip(["", *lines], lines, strict=False):
+        match = re.match(r"(\s*)(?:# )?([a-z_]+):(?: |$)", line)
+        if not match:
+            continue
+        if match[1] == "" and line.endswith(":"):
+            section = match[2]
+        elif before.strip().startswith("# "):
+            explained.add(match[2] if match[1] == "" else f"{section}.{match[2]}")
+    assert explained == set(keys())
+
+
+def test_the_commented_keys_of_config_yaml_show_the_defaults() -> None:
+    uncommented = re.sub(r"^  # ([a-z_]+:)", r"  \1", CONFIG.read_text(), flags=re.MULTILINE)
+    given = yaml.safe_load(uncommented)
+    Config.resolve(given)
+    for name, section in given.items():
+        if isinstance(section, dict):
+            fields = Config.model_fields[name].annotation.model_fields
+            for key, value in section.items():
+                default = fields[key].get_default()
+                assert fields[key].is_required() or json.loads(json.dumps(default)) == value, key
+
+
+def test_the_schema_on_disk_is_that_of_the_types() -> None:
+    on_disk = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    assert on_disk == json_schema(), "run `make docs`"
+
+
+def test_the_reference_page_on_disk_is_that_of_the_types() -> None:
+    on_disk = (ROOT / "docs/reference/config.md").read_text()
+    assert on_disk == reference_page(), "run `make docs`"
+
+
+def test_every_key_has_its_help() -> None:
+    for line in reference_page().splitlines():
+        if line.startswith("| `"):
+            assert len(line.split("|")[-2].strip()) > 10, line
+
+
+def test_depth_reruns_training_but_neither_corpus_nor_tokenizer() -> None:
+    shallow, deep = (Config.resolve({"model": {"depth": depth}}) for depth in (4, 6))
+    for rule in ("corpus", "train_tokenizer", "generate_tasks", "eval_bundle"):
+        assert shallow.settings_of(rule) == deep.settings_of(rule)
+    assert shallow.settings_of("base_train") != deep.settings_of("base_train")
+    assert shallow.disk.tokens == deep.disk.tokens
+
+
+def test_operation_keys_determine_no_result() -> None:
+    usual = Config.resolve({})
+    other = Config.resolve({"operation": {"device_rows": 1, "wandb": "offline"}})
+    for rule in ("base_train", "mid_train", "chat_sft", "base_eval", "chat_eval"):
+        assert usual.settings_of(rule) == other.settings_of(rule)
+
+
+def test_base_dir_comes_from_the_config_then_the_environment_then_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Config.resolve({}).disk.base_dir == Path(".nanochat")
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", "/scratch/me")
+    assert Config.resolve({}).disk.base_dir == Path("/scratch/me")
+    monkeypatch.setenv("WHERE", "/data")
+    config = Config.resolve({"paths": {"base_dir": "$WHERE/x"}})
+    assert config.disk.base_dir == Path("/data/x")
+
+
+def test_other_tokenizer_settings_get_another_folder() -> None:
+    small, large = (Config.resolve({"tokenizer": {"vocab_size": n}}) for n in (512, 1024))
+    assert small.disk.tokenizer != large.disk.tokenizer
+    assert small.disk.corpus == large.disk.corpus
+
+
+def test_the_resolved_config_resolves_to_itself(tmp_path: Path) -> None:
+    config = Config.resolve({"preset": "d20", "run": "mine", "model": {"depth": 22}})
+    file = tmp_path / "config.yaml"
+    file.write_text(config.yaml())
+    assert load_config(file) == config
