@@ -1,0 +1,76 @@
+"""The journal of a run: append-only JSONL, the source of truth for report and tracker.
+
+    journal = Journal(path)
+    journal.write("step", stage="base", step=10, loss=3.2)
+    for event in read_events(path): ...
+
+One JSON object a line, with `event` and `time` (seconds since 1970). A line is one write, so that a
+killed process leaves at most one torn line, at the end; the next writer starts a fresh line and
+readers pass over the torn one. After a resume, steps since the checkpoint are run again: the last
+line of a (stage, step) counts.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanochat.errors import MissingArtefact
+from nanochat.files import disk_errors, make_directory
+
+
+class Journal:
+    """Appends events to a JSONL file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        make_directory(path.parent)
+        with disk_errors(path):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            self._descriptor = os.open(path, flags, 0o644)
+            if _ends_in_a_torn_line(path):
+                os.write(self._descriptor, b"\n")
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Appends one event. A value JSON has no word for (NaN, infinity) raises ValueError."""
+        line = json.dumps(
+            {"event": event, "time": round(time.time(), 3), **fields}, allow_nan=False
+        )
+        with disk_errors(self.path):
+            os.write(self._descriptor, line.encode() + b"\n")
+
+    def close(self) -> None:
+        """Makes what was written durable and closes the file."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a journal in the order they were written; a torn line is passed over."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            for line in handle:
+                event = parse_event(line)
+                if event is not None:
+                    yield event
+    except FileNotFoundError as exc:
+        raise MissingArtefact(f"no journal {path}: run `snakemake base_train` first") from exc
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """One line of a journal as a dict; None where a killed writer left it torn."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def _ends_in_a_torn_line(path: Path) -> bool:
+    with open(path, "rb") as handle:
+        if handle.seek(0, os.SEEK_END) == 0:
+            return False
+        handle.seek(-1, os.SEEK_END)
+        return handle.read(1) != b"\n"
