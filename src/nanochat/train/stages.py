@@ -1,0 +1,231 @@
+"""The three stages: base on text, mid and sft on conversations. What differs between them is here;
+how a step is made is in train/loop.py.
+
+    train_base(load_config(path), bits_per_byte)
+    train_chat(load_config(path), "mid", bits_per_byte)
+
+Reads tokenizer, packed rows and the model of the stage before; writes checkpoints, the journal, and
+last the stage's result: models/<run>/<stage>/model.safetensors, config.json and record.json.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nanochat.config import Config
+from nanochat.data.loader import Batch, RowLoader, validation_batches
+from nanochat.data.rows import open_rows
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.files import fingerprint, read_json, write_json
+from nanochat.model import schedules
+from nanochat.model.device import default_device
+from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
+from nanochat.model.hardware import device_name, peak_flops
+from nanochat.model.optimizer import MuonAdamW
+from nanochat.model.scaling import TrainingPlan, count_parameters, flops_per_token, plan
+from nanochat.model.weights import load_model, save_model
+from nanochat.track.journal import Journal
+from nanochat.track.provenance import provenance
+from nanochat.track.wandb_follower import start_follower
+from nanochat.train.checkpoints import CheckpointStore
+from nanochat.train.lock import one_writer
+from nanochat.train.loop import Job, Multipliers, TrainingResult, train
+
+STAGE_BEFORE = {"mid": "base", "sft": "mid"}
+
+# How a model's bits per byte are measured on batches (eval/bpb.py): handed in by the caller.
+BitsPerByte = Callable[[GPT, Iterable[Batch], npt.NDArray[np.int32]], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, ready to be trained: what the loop gets, and what the result depends on."""
+
+    name: str
+    model: GPT
+    rows: Sequence[Path]
+    plan: TrainingPlan
+    warmdown: float
+    """Last fraction of the steps, over which the learning rates fall ..."""
+    final_lr: float
+    """... to this fraction."""
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    """Fingerprints of everything that was read."""
+
+
+def gpt_config(config: Config) -> GPTConfig:
+    """The shape of the model that the config asks for."""
+    wanted = config.model
+    vocab_size = config.tokenizer.vocab_size
+    if wanted.architecture == "october-2025":
+        shape = GPTConfig.october_2025(
+            wanted.depth, vocab_size, wanted.sequence_len, wanted.aspect_ratio, wanted.head_dim
+        )
+    else:
+        shape = GPTConfig.from_depth(
+            wanted.depth,
+            vocab_size,
+            wanted.sequence_len,
+            wanted.aspect_ratio,
+            wanted.head_dim,
+            wanted.window_pattern,
+        )
+    return replace(shape, **dict.fromkeys(wanted.without, False))
+
+
+def train_base(config: Config, bits_per_byte: BitsPerByte) -> None:
+    """Pretrains from fresh weights; see the module's docstring for what is read and written."""
+    disk, settings = config.disk, config.base
+    rows = [disk.rows(number) for number in disk.shard_numbers]
+    shape = gpt_config(config)
+    base_plan = plan(
+        shape,
+        settings.tokens_per_parameter,
+        settings.steps,
+        settings.total_batch_tokens,
+        settings.lr_scale,
+    )
+    stage = Stage(
+        name="base",
+        model=GPT.fresh(shape, default_device(), config.seed),
+        rows=rows,
+        plan=base_plan,
+        warmdown=settings.warmdown_fraction,
+        final_lr=schedules.FINAL_LR,
+        settings=config.settings_of("base_train"),
+        inputs=_inputs(config, rows),
+    )
+    _train_stage(config, stage, bits_per_byte)
+
+
+def train_chat(config: Config, name: str, bits_per_byte: BitsPerByte) -> None:
+    """Trains `mid` or `sft` from the model of the stage before it, with fresh moments."""
+    settings = config.chat_stage(name)
+    before = config.disk.stage(STAGE_BEFORE[name])
+    rows = [config.disk.chat_rows(name)]
+    model = load_model(before, default_device())
+    record = read_json(before / "record.json", "snakemake")
+    rows_per_step = _rows_per_step(settings.total_batch_tokens, model.config.sequence_len)
+    steps = max(1, math.ceil(settings.epochs * len(open_rows(rows[0]).ids_NC) / rows_per_step))
+    chat_plan = plan(
+        model.config,
+        steps=steps,
+        total_batch_tokens=settings.total_batch_tokens,
+        lr_scale=config.base.lr_scale * settings.lr_fraction,
+    )
+    stage = Stage(
+        name=name,
+        model=model,
+        rows=rows,
+        plan=replace(chat_plan, weight_decay=0.0),
+        warmdown=settings.warmdown_fraction,
+        final_lr=0.0,
+        settings=config.settings_of("mid_train" if name == "mid" else "chat_sft"),
+        inputs={**_inputs(config, rows), "model": record["weights_sha256"]},
+    )
+    _train_stage(config, stage, bits_per_byte)
+
+
+def _train_stage(config: Config, stage: Stage, bits_per_byte: BitsPerByte) -> None:
+    disk, started = config.disk, time.time()
+    identity = fingerprint([stage.settings, stage.inputs, stage.model.config.to_dict()])
+    with one_writer(disk.checkpoints(stage.name)):
+        keep = config.operation.keep_checkpoints
+        store = CheckpointStore(disk.checkpoints(stage.name), identity, keep)
+        journal = Journal(disk.journal)
+        if config.operation.wandb != "off":
+            start_follower(disk.journal, stage.name, config.run, config.operation.wandb, disk.wandb)
+        result = train(_job(config, stage, bits_per_byte), store, journal)
+        journal.close()
+        _publish(config, stage, result, identity, started)
+        store.prune(1)
+
+
+def _job(config: Config, stage: Stage, bits_per_byte: BitsPerByte) -> Job:
+    disk = config.disk
+    tokenizer = Tokenizer.load(disk.tokenizer)
+    shape, steps = stage.model.config, stage.plan.steps
+    loader = RowLoader(
+        stage.rows,
+        _rows_per_step(stage.plan.total_batch_tokens, shape.sequence_len),
+        config.seed,
+        tokenizer.bos_id,
+    )
+    max_rows = -(-config.evaluation.validation_tokens // shape.sequence_len)
+    stage.model.use_compiled(config.operation.compile)
+
+    def multipliers(step: int) -> Multipliers:
+        return Multipliers(
+            schedules.lr_multiplier(step, steps, stage.warmdown, stage.final_lr),
+            schedules.muon_momentum(step, steps, stage.warmdown),
+            schedules.weight_decay_multiplier(step, steps),
+        )
+
+    def validate() -> float:
+        batches = validation_batches(
+            disk.rows(disk.validation_number),
+            max_rows,
+            config.operation.device_rows,
+            tokenizer.bos_id,
+        )
+        return bits_per_byte(stage.model, batches, tokenizer.token_bytes())["value"]
+
+    return Job(
+        stage=stage.name,
+        model=stage.model,
+        optimizer=MuonAdamW(stage.model, stage.plan.lr_scale, stage.plan.weight_decay),
+        loader=loader,
+        steps=steps,
+        multipliers=multipliers,
+        validate=validate,
+        operation=config.operation,
+        flops_per_token=flops_per_token(shape),
+        peak_flops=peak_flops(stage.model.device),
+    )
+
+
+def _publish(
+    config: Config, stage: Stage, result: TrainingResult, identity: str, started: float
+) -> None:
+    """The stage's result; the record comes last, since it says that all is there."""
+    folder = config.disk.stage(stage.name)
+    digest = save_model(folder, stage.model, {"stage": stage.name, "run": config.run})
+    counts = count_parameters(stage.model.config)
+    record = {
+        "stage": stage.name,
+        "run": config.run,
+        "settings": stage.settings,
+        "plan": {
+            "parameters": counts.total,
+            "scaling_parameters": counts.scaling,
+            "flops_per_token": flops_per_token(stage.model.config),
+            **asdict(stage.plan),
+        },
+        "inputs": stage.inputs,
+        "fingerprint": identity,
+        "result": asdict(result),
+        "weights_sha256": digest,
+        "provenance": provenance(started, device_name(stage.model.device)),
+    }
+    write_json(folder / "record.json", record)
+
+
+def _inputs(config: Config, rows: Sequence[Path]) -> dict[str, Any]:
+    """Fingerprints of the tokenizer and of the rows, with their masks."""
+    records = [open_rows(file).record for file in rows]
+    return {
+        "tokenizer": Tokenizer.load(config.disk.tokenizer).fingerprint,
+        "rows": [[record["sha256"], record.get("mask_sha256")] for record in records],
+    }
+
+
+def _rows_per_step(total_batch_tokens: int, sequence_len: int) -> int:
+    return max(1, round(total_batch_tokens / sequence_len))
