@@ -1,0 +1,31 @@
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        DISK.report,
+
+
+onstart:
+    start_workflow()
+
+
+onsuccess:
+    announce()
+
+
+onerror:
+    explain_failure()

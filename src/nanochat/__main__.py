@@ -1,0 +1,5 @@
+"""`python -m nanochat`: the same as the `nanochat` command."""
+
+from nanochat.cli import main
+
+main()

@@ -1,0 +1,156 @@
+# From text to packed rows of token ids, and everything that is made from text for later stages.
+
+if CORPUS.kind == "embedded":
+
+    rule embedded_corpus:
+        output:
+            shards=CORPUS.shards,
+            records=[DISK.shard_record(shard) for shard in ALL_SHARDS],
+        log:
+            DISK.logs / "embedded_corpus.log",
+        conda:
+            "../envs/nanochat.yaml"
+        params:
+            determined_by=determined_by("corpus"),
+        threads: workflow.cores
+        shell:
+            "{COMMAND} data embedded --config {DISK.resolved_config} 2>&1 | tee {log}"
+
+elif CORPUS.kind == "text":
+
+    rule import_corpus:
+        input:
+            ancient(CORPUS.inputs),
+        output:
+            shards=CORPUS.shards,
+            records=[DISK.shard_record(shard) for shard in ALL_SHARDS],
+        log:
+            DISK.logs / "import_corpus.log",
+        conda:
+            "../envs/nanochat.yaml"
+        params:
+            determined_by=determined_by("corpus"),
+            content=[content_fingerprint(path) for path in CORPUS.inputs],
+        shell:
+            "{COMMAND} data import --config {DISK.resolved_config} 2>&1 | tee {log}"
+
+else:
+
+    rule record_shard:
+        input:
+            lambda wildcards: ancient(CORPUS.parquet(wildcards.shard)),
+        output:
+            record=DISK.shard_record("{shard}"),
+        log:
+            DISK.logs / "record_shard" / "{shard}.log",
+        conda:
+            "../envs/nanochat.yaml"
+        params:
+            content=lambda wildcards: content_fingerprint(CORPUS.parquet(wildcards.shard)),
+        shell:
+            "{COMMAND} data record {input} --config {DISK.resolved_config} "
+            "--shard {wildcards.shard} 2>&1 | tee {log}"
+
+
+rule train_tokenizer:
+    input:
+        shards=[ancient(CORPUS.parquet(shard)) for shard in TRAIN_SHARDS],
+        records=[DISK.shard_record(shard) for shard in TRAIN_SHARDS],
+    output:
+        merges=DISK.tokenizer / "merges.tiktoken",
+        tokenizer=DISK.tokenizer_file,
+    log:
+        DISK.logs / "train_tokenizer.log",
+    conda:
+        "../envs/nanochat.yaml"
+    params:
+        determined_by=determined_by("train_tokenizer"),
+    threads: workflow.cores
+    shell:
+        "{COMMAND} tokenizer train --config {DISK.resolved_config} 2>&1 | tee {log}"
+
+
+rule eval_tokenizer:
+    input:
+        tokenizer=DISK.tokenizer_file,
+        validation=ancient(CORPUS.parquet(VALIDATION_SHARD)),
+        record=DISK.shard_record(VALIDATION_SHARD),
+    output:
+        DISK.compression,
+    log:
+        DISK.logs / "eval_tokenizer.log",
+    conda:
+        "../envs/nanochat.yaml"
+    shell:
+        "{COMMAND} tokenizer eval --config {DISK.resolved_config} 2>&1 | tee {log}"
+
+
+rule tokenize_shard:
+    input:
+        shard=lambda wildcards: ancient(CORPUS.parquet(wildcards.shard)),
+        record=DISK.shard_record("{shard}"),
+        tokenizer=DISK.tokenizer_file,
+    output:
+        rows=DISK.rows("{shard}"),
+        record=DISK.rows_record("{shard}"),
+    log:
+        DISK.logs / "tokenize_shard" / "{shard}.log",
+    conda:
+        "../envs/nanochat.yaml"
+    shell:
+        "{COMMAND} data tokenize --config {DISK.resolved_config} --shard {wildcards.shard} "
+        "2>&1 | tee {log}"
+
+
+rule generate_tasks:
+    input:
+        shards=[ancient(CORPUS.parquet(shard)) for shard in ALL_SHARDS],
+        records=[DISK.shard_record(shard) for shard in ALL_SHARDS],
+    output:
+        DISK.task_manifest,
+    log:
+        DISK.logs / "generate_tasks.log",
+    conda:
+        "../envs/nanochat.yaml"
+    params:
+        determined_by=determined_by("generate_tasks"),
+    shell:
+        "{COMMAND} data tasks --config {DISK.resolved_config} 2>&1 | tee {log}"
+
+
+rule chat_rows:
+    input:
+        tasks=DISK.task_manifest,
+        tokenizer=DISK.tokenizer_file,
+        conversations=ancient(CONVERSATIONS),
+    output:
+        rows=DISK.chat_rows("{stage}"),
+        mask=DISK.chat_rows("{stage}").with_suffix(".mask.npy"),
+        record=DISK.chat_rows("{stage}").with_suffix(".json"),
+    log:
+        DISK.logs / "chat_rows" / "{stage}.log",
+    conda:
+        "../envs/nanochat.yaml"
+    params:
+        determined_by=lambda wildcards: determined_by(f"{wildcards.stage}_rows"),
+        content=[content_fingerprint(path) for path in CONVERSATIONS],
+    shell:
+        "{COMMAND} data chat-rows {wildcards.stage} --config {DISK.resolved_config} "
+        "2>&1 | tee {log}"
+
+
+rule eval_bundle:
+    input:
+        validation=ancient(CORPUS.parquet(VALIDATION_SHARD)),
+        record=DISK.shard_record(VALIDATION_SHARD),
+    output:
+        DISK.eval_bundle / "core.yaml",
+        DISK.eval_bundle / "eval_meta_data.csv",
+    log:
+        DISK.logs / "eval_bundle.log",
+    conda:
+        "../envs/nanochat.yaml"
+    params:
+        determined_by=determined_by("eval_bundle"),
+    shell:
+        "{COMMAND} data bundle --config {DISK.resolved_config} 2>&1 | tee {log}"

@@ -1,0 +1,59 @@
+# What the models are worth, and the page that says so.
+
+
+rule base_eval:
+    input:
+        tokenizer=DISK.tokenizer_file,
+        model=ancient(DISK.stage("base") / "model.safetensors"),
+        model_record=DISK.stage("base") / "record.json",
+        rows=ancient(DISK.rows(VALIDATION_SHARD)),
+        rows_record=DISK.rows_record(VALIDATION_SHARD),
+        validation=ancient(CORPUS.parquet(VALIDATION_SHARD)),
+        bundle=DISK.eval_bundle / "core.yaml",
+    output:
+        DISK.evaluation("base"),
+    log:
+        DISK.logs / "base_eval.log",
+    conda:
+        "../envs/nanochat.yaml"
+    params:
+        determined_by=determined_by("base_eval"),
+    threads: workflow.cores
+    shell:
+        "{COMMAND} eval base --config {DISK.resolved_config} 2>&1 | tee {log}"
+
+
+rule chat_eval:
+    input:
+        tokenizer=DISK.tokenizer_file,
+        model=ancient(DISK.stage("{stage}") / "model.safetensors"),
+        model_record=DISK.stage("{stage}") / "record.json",
+        tasks=DISK.task_manifest,
+    output:
+        DISK.evaluation("{stage}"),
+    log:
+        DISK.logs / "chat_eval" / "{stage}.log",
+    conda:
+        "../envs/nanochat.yaml"
+    params:
+        determined_by=determined_by("chat_eval"),
+    threads: workflow.cores
+    shell:
+        "{COMMAND} eval chat {wildcards.stage} --config {DISK.resolved_config} 2>&1 | tee {log}"
+
+
+rule report:
+    input:
+        shards=[DISK.shard_record(shard) for shard in ALL_SHARDS],
+        compression=DISK.compression,
+        trainings=[DISK.stage(stage) / "record.json" for stage in STAGES],
+        evaluations=[DISK.evaluation(stage) for stage in STAGES],
+    output:
+        DISK.report,
+    log:
+        DISK.logs / "report.log",
+    conda:
+        "../envs/nanochat.yaml"
+    localrule: True
+    shell:
+        "{COMMAND} report --config {DISK.resolved_config} 2>&1 | tee {log}"

@@ -1,0 +1,57 @@
+# The three trainings. Checkpoints are no outputs: a failed job keeps them and resumes from them.
+
+
+rule base_train:
+    input:
+        tokenizer=DISK.tokenizer_file,
+        rows=[ancient(DISK.rows(shard)) for shard in ALL_SHARDS],
+        records=[DISK.rows_record(shard) for shard in ALL_SHARDS],
+    output:
+        model=DISK.stage("base") / "model.safetensors",
+        config=DISK.stage("base") / "config.json",
+        record=DISK.stage("base") / "record.json",
+    log:
+        DISK.logs / "base_train.log",
+    conda:
+        "../envs/nanochat.yaml"
+    params:
+        determined_by=determined_by("base_train"),
+    threads: workflow.cores
+    shell:
+        "{COMMAND} train base --config {DISK.resolved_config} 2>&1 | tee {log}"
+
+
+rule mid_train:
+    input:
+        **chat_stage_input("mid"),
+    output:
+        model=DISK.stage("mid") / "model.safetensors",
+        config=DISK.stage("mid") / "config.json",
+        record=DISK.stage("mid") / "record.json",
+    log:
+        DISK.logs / "mid_train.log",
+    conda:
+        "../envs/nanochat.yaml"
+    params:
+        determined_by=determined_by("mid_train"),
+    threads: workflow.cores
+    shell:
+        "{COMMAND} train mid --config {DISK.resolved_config} 2>&1 | tee {log}"
+
+
+rule chat_sft:
+    input:
+        **chat_stage_input("sft"),
+    output:
+        model=DISK.stage("sft") / "model.safetensors",
+        config=DISK.stage("sft") / "config.json",
+        record=DISK.stage("sft") / "record.json",
+    log:
+        DISK.logs / "chat_sft.log",
+    conda:
+        "../envs/nanochat.yaml"
+    params:
+        determined_by=determined_by("chat_sft"),
+    threads: workflow.cores
+    shell:
+        "{COMMAND} train sft --config {DISK.resolved_config} 2>&1 | tee {log}"
