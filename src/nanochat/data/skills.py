@@ -1,0 +1,245 @@
+"""The generated chat tasks: questions with known answers, for training and, held out, for scoring.
+
+    material = Material(words=..., entries=..., persona=Persona())
+    items = TASKS["spelling"].items(material, count=1000, seed=1, held_out=False)
+
+| task          | question                                | answer                          |
+|---------------|-----------------------------------------|---------------------------------|
+| spelling      | Spell the word cat.                     | c a t                           |
+| first_letter  | Which letter does cat start with?       | c                               |
+| counting      | How many t are in 'cat'?                | 'cat'.count('t') -> 1, then: 1  |
+| arithmetic    | What is 23 * 47?                        | 23*47 -> 1081, then: 1081       |
+| documentation | Find the name for ... (of four choices) | B                               |
+| identity      | Who trained you?                        | ... trained me.                 |
+
+Documentation is categorical (the likeliest of the letters counts), the others are generative.
+Training and held-out items never share a word (the word tasks), a pair of operands (arithmetic), a
+document (documentation: held-out ones come from the validation shard) or a phrasing (identity).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from string import ascii_lowercase
+from typing import Literal
+
+from nanochat.data.chat_format import Conversation, Part
+from nanochat.data.persona import Persona, identity_question
+
+LETTERS = "ABCD"
+HELD_OUT_SHARE = 5  # one word or pair of operands in five is never trained on
+ATTEMPTS = 20  # draws per wanted item before a task's supply counts as exhausted
+
+SPELLING = (
+    "Spell the word {word}.",
+    "Spell {word}",
+    "How do you spell {word}?",
+    "Please spell {word} letter by letter.",
+    "What are the letters of {word}?",
+)
+FIRST_LETTER = (
+    "What is the first letter of {word}?",
+    "Which letter does {word} start with?",
+    "Give me the first letter of {word}.",
+    "What letter does {word} begin with?",
+)
+COUNTING = (
+    "How many {letter} are in '{word}'?",
+    "How often does {letter} occur in '{word}'?",
+    "Count the letter {letter} in '{word}'.",
+    "How many times is {letter} in '{word}'?",
+)
+ARITHMETIC = (
+    "What is {a} {sign} {b}?",
+    "{a} {sign} {b} = ?",
+    "Calculate {a} {sign} {b}",
+    "How much is {a} {name} {b}?",
+    "Please compute {a} {name} {b}.",
+)
+SIGNS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
+DOCUMENTATION = (
+    "Which of these is described as: {summary}",
+    "What is it that the documentation describes so: {summary}",
+    "Find the name for this description: {summary}",
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question with its answer. `choices` are a categorical item's, in the order of LETTERS."""
+
+    question: str
+    expected: str
+    conversation: Conversation
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A documented thing: its name and the first line said about it."""
+
+    name: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the questions are made of. The held-out entries come from the validation shard."""
+
+    words: Sequence[str]
+    entries: Sequence[Entry]
+    held_out_entries: Sequence[Entry]
+    persona: Persona = field(default_factory=Persona)
+
+
+Draw = Callable[[Material, Random, bool], Item | None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: its name, how it is scored, and how one item of it is drawn."""
+
+    name: str
+    kind: Literal["generative", "categorical"]
+    draw: Draw
+
+    def items(self, material: Material, count: int, seed: int, held_out: bool) -> list[Item]:
+        """Up to `count` items with different questions, fewer where there are no more.
+
+        The same arguments give the same items; `held_out` chooses which side they come from.
+        """
+        rng = Random(f"{self.name} {held_out} {seed}")
+        found: dict[str, Item] = {}
+        for _ in range(ATTEMPTS * count):
+            item = self.draw(material, rng, held_out)
+            if item is not None:
+                found.setdefault(item.question, item)
+            if len(found) == count:
+                break
+        return list(found.values())
+
+    def chance(self, items: Sequence[Item]) -> float:
+        """Share of `items` that a player right by luck alone gets, in [0, 1].
+
+        Categorical: the mean of 1 / choices. Generative: what the best constant answer gets.
+        """
+        if self.kind == "categorical":
+            return sum(1 / len(item.choices) for item in items) / len(items)
+        [(_, most)] = Counter(_plain(item.expected) for item in items).most_common(1)
+        return most / len(items)
+
+
+def is_held_out(key: str) -> bool:
+    """Which side of the partition `key` (a word, a pair of operands) is on, for ever."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return digest[0] % HELD_OUT_SHARE == 0
+
+
+def is_correct(answer: str, item: Item) -> bool:
+    """Whether `answer` is the expected text, but for case, spaces and a final full stop."""
+    return _plain(answer) == _plain(item.expected)
+
+
+def multiple_choice(question: str, choices: Sequence[str]) -> str:
+    """The question with its choices, each followed by its letter.
+
+    The letter comes last and without a space before it, so that it is the very token that the
+    answer is: a small model need not learn that " A" and "A" are the same.
+    """
+    lines = [f"- {choice}={letter}" for choice, letter in zip(choices, LETTERS, strict=False)]
+    return "\n".join([question, *lines, "Answer with the letter only."])
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).removesuffix(".")
+
+
+def _item(question: str, answer: str | list[Part], expected: str, **more: tuple[str, ...]) -> Item:
+    user = {"role": "user", "content": question}
+    assistant = {"role": "assistant", "content": answer}
+    return Item(question, expected, {"messages": [user, assistant]}, **more)
+
+
+def _through_calculator(expression: str, result: str) -> list[Part]:
+    return [
+        {"type": "python", "text": expression},
+        {"type": "python_output", "text": result},
+        {"type": "text", "text": result},
+    ]
+
+
+def _word(material: Material, rng: Random, held_out: bool) -> str | None:
+    word = rng.choice(material.words)
+    return word if is_held_out(word) == held_out else None
+
+
+def _spelling(material: Material, rng: Random, held_out: bool) -> Item | None:
+    if (word := _word(material, rng, held_out)) is None:
+        return None
+    letters = " ".join(word)
+    return _item(rng.choice(SPELLING).format(word=word), letters, letters)
+
+
+def _first_letter(material: Material, rng: Random, held_out: bool) -> Item | None:
+    if (word := _word(material, rng, held_out)) is None:
+        return None
+    return _item(rng.choice(FIRST_LETTER).format(word=word), word[0], word[0])
+
+
+def _counting(material: Material, rng: Random, held_out: bool) -> Item | None:
+    wanted = rng.randrange(4)  # each number is as likely, so that always saying "1" gains little
+    words = [word for word in rng.choices(material.words, k=40) if is_held_out(word) == held_out]
+    fitting = [(w, x) for w in words for x in ascii_lowercase if w.count(x) == wanted]
+    if not fitting:
+        return None
+    word, letter = rng.choice(fitting)
+    answer = _through_calculator(f"'{word}'.count('{letter}')", str(wanted))
+    question = rng.choice(COUNTING).format(word=word, letter=letter)
+    return _item(question, answer, str(wanted))
+
+
+def _arithmetic(_: Material, rng: Random, held_out: bool) -> Item | None:
+    sign = rng.choice("+-*/")
+    largest = rng.choice((99, 99, 999)) if sign in "+-" else 99
+    a, b = rng.randint(0, largest), rng.randint(1, largest)
+    if sign == "/":
+        a *= b
+    if is_held_out(f"{min(a, b)} {sign} {max(a, b)}") != held_out:
+        return None
+    result = str({"+": a + b, "-": a - b, "*": a * b, "/": a // b}[sign])
+    question = rng.choice(ARITHMETIC).format(a=a, b=b, sign=sign, name=SIGNS[sign])
+    return _item(question, _through_calculator(f"{a}{sign}{b}", result), result)
+
+
+def _documentation(material: Material, rng: Random, held_out: bool) -> Item | None:
+    entries = material.held_out_entries if held_out else material.entries
+    if len(entries) < len(LETTERS):
+        return None
+    right, *others = rng.sample(entries, len(LETTERS))
+    names = [right.name, *(other.name for other in others)]
+    if len(set(names)) < len(names):
+        return None
+    rng.shuffle(names)
+    letter = LETTERS[names.index(right.name)]
+    question = rng.choice(DOCUMENTATION).format(summary=right.summary)
+    return _item(multiple_choice(question, names), letter, letter, choices=tuple(names))
+
+
+def _identity(material: Material, rng: Random, held_out: bool) -> Item | None:
+    question, answer = identity_question(material.persona, rng, held_out)
+    return _item(question, answer, answer)
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("spelling", "generative", _spelling),
+        Task("first_letter", "generative", _first_letter),
+        Task("counting", "generative", _counting),
+        Task("arithmetic", "generative", _arithmetic),
+        Task("documentation", "categorical", _documentation),
+        Task("identity", "generative", _identity),
+    )
+}
