@@ -40,7 +40,8 @@ def test_a_process_killed_while_writing_leaves_the_old_content(tmp_path: Path) -
     file = tmp_path / "file"
     write_text(file, "old")
     script = (
-        "import os, signal, sys; from pathlib import Path; from nanochat.files import atomic_write\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from nanochat.files import atomic_write\n"
         "with atomic_write(Path(sys.argv[1])) as handle:\n"
         "    handle.write(b'new'); handle.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
