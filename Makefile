@@ -32,7 +32,7 @@ test: setup ## lint, types and all tests
 lint: setup ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --quiet --check Snakefile workflow
+	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
 types: setup ## mypy, strict, on src
@@ -41,7 +41,7 @@ types: setup ## mypy, strict, on src
 format: setup ## put every file into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt --quiet Snakefile workflow
+	$(BIN)/snakefmt Snakefile workflow
 
 docs: setup ## write the generated pages again: config schema and reference
 	$(BIN)/nanochat config schema > workflow/schemas/config.schema.json

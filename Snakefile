@@ -14,9 +14,10 @@ include: "workflow/rules/evaluate.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
-        DISK.report,
+        models=[DISK.stage(stage) / "model.safetensors" for stage in STAGES],
+        report=DISK.report,
+    localrule: True
 
 
 onstart:

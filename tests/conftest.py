@@ -1,4 +1,4 @@
-"""What every test shares: a clean environment, two threads, and a tokenizer trained in a second."""
+"""What every test shares: a clean environment, one thread, and a tokenizer trained in a second."""
 
 import os
 import subprocess
@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRUBBED = ("NANOCHAT_", "SLURM_", "WANDB_", "SNAKEMAKE_")
+
+
+# On models this small, threads wait for each other longer than they work.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +21,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(SCRUBBED):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,12 @@ app.add_typer(evaluate, name="eval")
 app.add_typer(config_commands, name="config")
 
 ConfigFile = Annotated[
-    Path, typer.Option("--config", help="Config file (YAML): what to train, and where it lies.")
+    Path,
+    typer.Option(
+        "--config",
+        envvar="NANOCHAT_CONFIG",
+        help="Config file (YAML): what to train, and where it lies.",
+    ),
 ]
 ChatStage = Annotated[StageName, typer.Argument(help="Stage that trains on conversations.")]
 ShardNumber = Annotated[int, typer.Option("--shard", help="Number of the shard.", min=0)]

@@ -1,9 +1,9 @@
 """The typed config, every path on disk, and what each stage's result depends on.
 
 `load_config(path)` reads a YAML file in which `preset` names the sizes to start from
-(config/presets/NAME.yaml beside it); keys of the file replace the preset's. `Config.resolve(mapping)`
-does the same for a mapping that Snakemake has read. Both raise ConfigError for unknown keys (naming
-the nearest known one) and for values that can't be used.
+(config/presets/NAME.yaml beside it); keys of the file replace the preset's. `Config.resolve` does
+the same for a mapping that Snakemake has read. Both raise ConfigError for unknown keys (naming the
+nearest known one) and for values that can't be used.
 
 Reads YAML; writes nothing. Only this module builds paths (class `Paths`), and only
 `Config.settings_of(rule)` says which keys determine the result of which rule: Snakemake compares
@@ -82,9 +82,7 @@ class ModelSettings(Section):
     """Attention windows, tiled over the layers: S = a quarter of the context, L = all of it."""
     architecture: Literal["current", "october-2025"] = "current"
     """`october-2025` is the same code with all later refinements switched off."""
-    without: tuple[
-        Literal["value_embeddings", "smear", "backout", "residual_lambdas"], ...
-    ] = ()
+    without: tuple[Literal["value_embeddings", "smear", "backout", "residual_lambdas"], ...] = ()
     """Refinements of the current architecture to switch off, for ablations."""
 
 
@@ -285,7 +283,7 @@ class Paths:
         settings = self.config.data
         if self.source is None:
             return f"{EMBEDDED}-{settings.train_shards}"
-        identity = fingerprint([str(self.source.absolute()), settings.train_shards])[:8]
+        identity = fingerprint([str(self.source), settings.train_shards])[:8]
         return f"{self.source.stem}-{identity}"
 
     @property

@@ -64,6 +64,19 @@ def make_directory(path: Path) -> Path:
     return path
 
 
+def require_writable(folder: Path) -> None:
+    """Raises DiskError where `folder` cannot be written or made; creates nothing."""
+    existing = folder.absolute()
+    while not existing.exists():  # False as well where a part of the path is a file
+        existing = existing.parent
+    with disk_errors(folder):
+        if not existing.is_dir():
+            raise OSError(errno.ENOTDIR, "not a directory")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+            raise OSError(errno.EROFS if read_only else errno.EACCES, "not writable")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a binary file that gets the name `path` when the block ends without an exception."""

@@ -27,15 +27,12 @@ def hold(folder: Path, seconds: float) -> subprocess.Popen[str]:
 def test_the_second_writer_waits_and_says_for_whom(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with hold(tmp_path, 1.5) as first:
-        with one_writer(tmp_path):
-            assert first.wait(timeout=10) == 0
+    with hold(tmp_path, 1.5) as first, one_writer(tmp_path):
+        assert first.wait(timeout=10) == 0
     assert f"process {first.pid} on" in capsys.readouterr().err
 
 
-def test_a_killed_writer_leaves_no_lock(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_writer_leaves_no_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with hold(tmp_path, 600) as first:
         first.kill()
         first.wait()

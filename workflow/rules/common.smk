@@ -10,10 +10,7 @@ from nanochat.config import STAGES, Config
 from nanochat.data.layout import conversation_files, corpus_layout
 from nanochat.data.sources import content_fingerprint
 from nanochat.errors import BadInput, NanochatError
-from nanochat.files import disk_errors, make_directory, write_text
-
-# The command beside the Python that runs Snakemake, by a path that works from this folder.
-COMMAND = shlex.quote(str(Path(sys.executable).with_name("nanochat")))
+from nanochat.files import disk_errors, require_writable, write_text
 
 
 def one_sentence(error):
@@ -25,10 +22,19 @@ def one_sentence(error):
 try:
     CONFIG = Config.resolve(config)
     DISK = CONFIG.disk
+    require_writable(DISK.base_dir)
     CORPUS = corpus_layout(DISK.source, DISK.corpus, CONFIG.data.train_shards)
     CONVERSATIONS = conversation_files(DISK.conversations)
 except NanochatError as error:
     one_sentence(error)
+
+# Every rule's command is the `nanochat` beside the Python that runs Snakemake, and reads the config
+# as Snakemake resolved it.
+BIN = Path(sys.executable).parent
+shell.prefix(
+    f"export PATH={shlex.quote(str(BIN))}:$PATH "
+    f"NANOCHAT_CONFIG={shlex.quote(str(DISK.resolved_config))}; "
+)
 
 TRAIN_SHARDS = [f"{number:05d}" for number in DISK.shard_numbers]
 VALIDATION_SHARD = f"{DISK.validation_number:05d}"
@@ -72,11 +78,11 @@ def start_workflow():
     STARTED = time.time()
     lock = DISK.base_dir / "workflow.lock"
     try:
-        make_directory(DISK.base_dir)
         with disk_errors(lock):
-            WORKFLOW_LOCK = open(lock, "a+")
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            WORKFLOW_LOCK = open(lock, "a")
+            fcntl.flock(WORKFLOW_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
         write_text(DISK.resolved_config, CONFIG.yaml())
-        fcntl.flock(WORKFLOW_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         one_sentence(
             BadInput(
@@ -92,13 +98,17 @@ def announce():
     """Says where the report is and how to talk to the model, once both are there."""
     if DISK.report.is_file():
         print(f"\nThe report card:    {DISK.report}")
-        print(f"Talk to your model: {COMMAND} chat --config {DISK.resolved_config}")
+        print(f"Talk to your model: nanochat chat --config {DISK.resolved_config}")
 
 
 def explain_failure():
-    """Repeats, last, the one sentence with which each failed command ended."""
+    """Repeats, last, the one sentence with which each failed command ended; exits as they did."""
+    explained = False
     for log in sorted(DISK.logs.glob("**/*.log")):
         lines = log.read_text(errors="replace").splitlines()
         fresh = log.stat().st_mtime > STARTED
         if fresh and lines and lines[-1].startswith("error: "):
             print(f"\n{lines[-1]}\n  (the whole log: {log})", file=sys.stderr)
+            explained = True
+    if explained:
+        raise SystemExit(NanochatError.exit_code)

@@ -10,11 +10,11 @@ if CORPUS.kind == "embedded":
             DISK.logs / "embedded_corpus.log",
         conda:
             "../envs/nanochat.yaml"
+        threads: workflow.cores
         params:
             determined_by=determined_by("corpus"),
-        threads: workflow.cores
         shell:
-            "{COMMAND} data embedded --config {DISK.resolved_config} 2>&1 | tee {log}"
+            "nanochat data embedded 2>&1 | tee {log}"
 
 elif CORPUS.kind == "text":
 
@@ -32,7 +32,7 @@ elif CORPUS.kind == "text":
             determined_by=determined_by("corpus"),
             content=[content_fingerprint(path) for path in CORPUS.inputs],
         shell:
-            "{COMMAND} data import --config {DISK.resolved_config} 2>&1 | tee {log}"
+            "nanochat data import 2>&1 | tee {log}"
 
 else:
 
@@ -46,10 +46,11 @@ else:
         conda:
             "../envs/nanochat.yaml"
         params:
-            content=lambda wildcards: content_fingerprint(CORPUS.parquet(wildcards.shard)),
+            content=lambda wildcards: content_fingerprint(
+                CORPUS.parquet(wildcards.shard)
+            ),
         shell:
-            "{COMMAND} data record {input} --config {DISK.resolved_config} "
-            "--shard {wildcards.shard} 2>&1 | tee {log}"
+            "nanochat data record --shard {wildcards.shard} 2>&1 | tee {log}"
 
 
 rule train_tokenizer:
@@ -63,11 +64,11 @@ rule train_tokenizer:
         DISK.logs / "train_tokenizer.log",
     conda:
         "../envs/nanochat.yaml"
+    threads: workflow.cores
     params:
         determined_by=determined_by("train_tokenizer"),
-    threads: workflow.cores
     shell:
-        "{COMMAND} tokenizer train --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat tokenizer train 2>&1 | tee {log}"
 
 
 rule eval_tokenizer:
@@ -82,7 +83,7 @@ rule eval_tokenizer:
     conda:
         "../envs/nanochat.yaml"
     shell:
-        "{COMMAND} tokenizer eval --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat tokenizer eval 2>&1 | tee {log}"
 
 
 rule tokenize_shard:
@@ -98,8 +99,7 @@ rule tokenize_shard:
     conda:
         "../envs/nanochat.yaml"
     shell:
-        "{COMMAND} data tokenize --config {DISK.resolved_config} --shard {wildcards.shard} "
-        "2>&1 | tee {log}"
+        "nanochat data tokenize --shard {wildcards.shard} 2>&1 | tee {log}"
 
 
 rule generate_tasks:
@@ -115,7 +115,7 @@ rule generate_tasks:
     params:
         determined_by=determined_by("generate_tasks"),
     shell:
-        "{COMMAND} data tasks --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat data tasks 2>&1 | tee {log}"
 
 
 rule chat_rows:
@@ -135,8 +135,7 @@ rule chat_rows:
         determined_by=lambda wildcards: determined_by(f"{wildcards.stage}_rows"),
         content=[content_fingerprint(path) for path in CONVERSATIONS],
     shell:
-        "{COMMAND} data chat-rows {wildcards.stage} --config {DISK.resolved_config} "
-        "2>&1 | tee {log}"
+        "nanochat data chat-rows {wildcards.stage} 2>&1 | tee {log}"
 
 
 rule eval_bundle:
@@ -153,4 +152,4 @@ rule eval_bundle:
     params:
         determined_by=determined_by("eval_bundle"),
     shell:
-        "{COMMAND} data bundle --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat data bundle 2>&1 | tee {log}"

@@ -16,11 +16,11 @@ rule base_eval:
         DISK.logs / "base_eval.log",
     conda:
         "../envs/nanochat.yaml"
+    threads: workflow.cores
     params:
         determined_by=determined_by("base_eval"),
-    threads: workflow.cores
     shell:
-        "{COMMAND} eval base --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat eval base 2>&1 | tee {log}"
 
 
 rule chat_eval:
@@ -35,11 +35,11 @@ rule chat_eval:
         DISK.logs / "chat_eval" / "{stage}.log",
     conda:
         "../envs/nanochat.yaml"
+    threads: workflow.cores
     params:
         determined_by=determined_by("chat_eval"),
-    threads: workflow.cores
     shell:
-        "{COMMAND} eval chat {wildcards.stage} --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat eval chat {wildcards.stage} 2>&1 | tee {log}"
 
 
 rule report:
@@ -52,8 +52,8 @@ rule report:
         DISK.report,
     log:
         DISK.logs / "report.log",
+    localrule: True
     conda:
         "../envs/nanochat.yaml"
-    localrule: True
     shell:
-        "{COMMAND} report --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat report 2>&1 | tee {log}"

@@ -14,11 +14,11 @@ rule base_train:
         DISK.logs / "base_train.log",
     conda:
         "../envs/nanochat.yaml"
+    threads: workflow.cores
     params:
         determined_by=determined_by("base_train"),
-    threads: workflow.cores
     shell:
-        "{COMMAND} train base --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat train base 2>&1 | tee {log}"
 
 
 rule mid_train:
@@ -32,11 +32,11 @@ rule mid_train:
         DISK.logs / "mid_train.log",
     conda:
         "../envs/nanochat.yaml"
+    threads: workflow.cores
     params:
         determined_by=determined_by("mid_train"),
-    threads: workflow.cores
     shell:
-        "{COMMAND} train mid --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat train mid 2>&1 | tee {log}"
 
 
 rule chat_sft:
@@ -50,8 +50,8 @@ rule chat_sft:
         DISK.logs / "chat_sft.log",
     conda:
         "../envs/nanochat.yaml"
+    threads: workflow.cores
     params:
         determined_by=determined_by("chat_sft"),
-    threads: workflow.cores
     shell:
-        "{COMMAND} train sft --config {DISK.resolved_config} 2>&1 | tee {log}"
+        "nanochat train sft 2>&1 | tee {log}"

@@ -4,11 +4,11 @@
     store.save(step, {"model": tensors, "optimizer": tensors}, loop_state)
     checkpoint = store.newest()
 
-Below `<checkpoints>/<run>/<stage>/` there is one folder for each fingerprint (the hash of everything
-that determines the training's result), so that a changed config starts afresh and finds its old
+Below `<checkpoints>/<run>/<stage>/` there is one folder for each fingerprint (the hash of all that
+determines the training's result), so that a changed config starts afresh and finds its old
 checkpoints when it is changed back. A checkpoint holds safetensors files and manifest.json
 (fingerprint, step, loop state, and size and SHA-256 of each file). It is written under a temporary
-name and renamed. A damaged one is set aside as `damaged-step-NNNNNN`, and the one before it is used.
+name and renamed. A damaged one is set aside as `damaged-step-NNNNNN`, and the one before is used.
 Nothing is unpickled.
 """
 
@@ -78,7 +78,7 @@ class CheckpointStore:
             }
             write_json(folder / "manifest.json", manifest)
         self.prune(self.keep)
-        return sum(entry["bytes"] for entry in files.values())
+        return sum(file.stat().st_size for file in self.path(step).iterdir())
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that verifies; damaged ones are set aside and reported."""

@@ -78,7 +78,8 @@ def gpt_config(config: Config) -> GPTConfig:
             wanted.head_dim,
             wanted.window_pattern,
         )
-    return replace(shape, **dict.fromkeys(wanted.without, False))
+    switched_off: dict[str, Any] = dict.fromkeys(wanted.without, False)
+    return replace(shape, **switched_off)
 
 
 def train_base(config: Config, bits_per_byte: BitsPerByte) -> None:

@@ -1,0 +1,217 @@
+"""The training loop on a real, tiny model: exact resume, accumulation, divergence, signals."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nanochat.config import OperationSettings
+from nanochat.data.loader import RowLoader
+from nanochat.data.rows import write_rows
+from nanochat.errors import TrainingDiverged
+from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
+from nanochat.model.optimizer import MuonAdamW
+from nanochat.track.journal import Journal, read_events
+from nanochat.train.checkpoints import CheckpointStore
+from nanochat.train.loop import Job, Multipliers, StoppedEarly, TrainingResult, train
+
+STEPS = 6
+SHAPE = GPTConfig.from_depth(2, vocab_size=64, sequence_len=16, aspect_ratio=16, head_dim=16)
+
+
+@pytest.fixture
+def row_file(tmp_path: Path) -> Path:
+    """Forty rows of counting upwards from a random start, with some padding at the end."""
+    rng = np.random.default_rng(0)
+    rows_NC = (np.arange(17) + rng.integers(0, 64, (40, 1))) % 64
+    rows_NC[::4, 12:] = np.iinfo(np.uint16).max
+    record = {"tokenizer": "t"}
+    write_rows(tmp_path, "shard_00000", rows_NC.astype(np.uint16), None, record)
+    return tmp_path / "shard_00000.npy"
+
+
+def make_job(
+    row_file: Path,
+    device_rows: int = 4,
+    save_every_minutes: float = 0.0,
+    validate: Callable[[], float] = lambda: 2.0,
+    validate_every_steps: int = 2,
+) -> Job:
+    model = GPT(SHAPE, torch.float32)
+    model.init_weights(1)
+    return Job(
+        stage="base",
+        model=model,
+        optimizer=MuonAdamW(model, lr_scale=0.1, weight_decay=0.1),
+        loader=RowLoader([row_file], rows_per_step=8, seed=3, bos_id=0),
+        steps=STEPS,
+        multipliers=lambda step: Multipliers(1.0 - step / STEPS, 0.9, 1.0),
+        validate=validate,
+        operation=OperationSettings(
+            device_rows=device_rows,
+            save_every_minutes=save_every_minutes,
+            validate_every_steps=validate_every_steps,
+            compile="off",
+        ),
+        flops_per_token=1e6,
+        peak_flops=1e12,
+    )
+
+
+def run(job: Job, folder: Path, name: str = "run") -> TrainingResult:
+    journal = Journal(folder / f"{name}.jsonl")
+    try:
+        return train(job, CheckpointStore(folder / name, "f" * 64, keep=2), journal)
+    finally:
+        journal.close()
+
+
+def state_of(job: Job) -> dict[str, torch.Tensor]:
+    optimizer = {f"optimizer.{name}": value for name, value in job.optimizer.state_dict().items()}
+    return {**job.model.state_dict(), **optimizer}
+
+
+def assert_same_bits(one: Job, other: Job) -> None:
+    first, second = state_of(one), state_of(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_a_training_killed_after_any_step_ends_with_the_same_bits(
+    row_file: Path, tmp_path: Path, after: int
+) -> None:
+    undisturbed = make_job(row_file)
+    run(undisturbed, tmp_path, "undisturbed")
+    killed = make_job(row_file)
+    accumulate = killed.model.loss_sum
+    calls = 0
+
+    def die_in_the_middle_of_a_step(*batch: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 2 * after + 2:  # the second micro-batch of the next step
+            raise Killed
+        return accumulate(*batch)
+
+    killed.model.loss_sum = die_in_the_middle_of_a_step  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        run(killed, tmp_path)
+    resumed = make_job(row_file)
+    run(resumed, tmp_path)
+    assert_same_bits(undisturbed, resumed)
+
+
+def test_a_finished_training_is_not_trained_again(row_file: Path, tmp_path: Path) -> None:
+    first = run(make_job(row_file), tmp_path)
+    again = make_job(row_file)
+    second = run(again, tmp_path)
+    assert (second.steps, second.tokens, second.seconds) == (STEPS, first.tokens, first.seconds)
+    steps = [e["step"] for e in read_events(tmp_path / "run.jsonl") if e["event"] == "step"]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_the_device_batch_changes_rounding_only(row_file: Path, tmp_path: Path) -> None:
+    """With padded rows in some micro-batches, and with a last micro-batch that is smaller."""
+    whole, split = make_job(row_file, device_rows=8), make_job(row_file, device_rows=3)
+    run(whole, tmp_path, "whole")
+    run(split, tmp_path, "split")
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(split.model.state_dict()[name], tensor, rtol=0, atol=2e-3)
+
+
+def test_training_learns(row_file: Path, tmp_path: Path) -> None:
+    job = make_job(row_file)
+    run(job, tmp_path)
+    losses = [e["loss"] for e in read_events(tmp_path / "run.jsonl") if e["event"] == "step"]
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_every_step_and_save_and_validation_is_in_the_journal(
+    row_file: Path, tmp_path: Path
+) -> None:
+    run(make_job(row_file), tmp_path)
+    events = list(read_events(tmp_path / "run.jsonl"))
+    told = [(event["event"], event["step"]) for event in events if event["event"] != "start"]
+    expected = []
+    for step in range(1, STEPS + 1):
+        expected += [("step", step), ("checkpoint", step)]
+        expected += [("validation", step)] if step % 2 == 0 else []
+    assert told == [*expected, ("end", STEPS)]
+
+
+def test_a_failing_evaluation_costs_no_checkpoint(row_file: Path, tmp_path: Path) -> None:
+    def fail() -> float:
+        raise ZeroDivisionError
+
+    for interval, saved in ((2, 2), (1000, STEPS)):
+        name = f"validates-every-{interval}"
+        job = make_job(row_file, validate=fail, validate_every_steps=interval)
+        with pytest.raises(ZeroDivisionError):
+            run(job, tmp_path, name)
+        assert CheckpointStore(tmp_path / name, "f" * 64, keep=2).steps()[-1] == saved
+
+
+@pytest.mark.parametrize("poisoned", ["loss", "gradient"])
+def test_a_number_that_is_not_finite_stops_before_the_update(
+    row_file: Path, tmp_path: Path, poisoned: str
+) -> None:
+    job = make_job(row_file)
+    honest = job.model.loss_sum
+    before: dict[str, torch.Tensor] = {}
+    calls = 0
+
+    def poison(*batch: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        loss = honest(*batch)
+        if calls <= 6:  # three steps of two micro-batches
+            return loss
+        before.update({name: value.clone() for name, value in state_of(job).items()})
+        if poisoned == "loss":
+            return loss * float("nan")
+        loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    job.model.loss_sum = poison  # type: ignore[method-assign]
+    with pytest.raises(TrainingDiverged, match="the update was not made") as caught:
+        run(job, tmp_path)
+    assert caught.value.exit_code == 77
+    for name, tensor in state_of(job).items():
+        assert torch.equal(tensor, before[name]), name
+    assert CheckpointStore(tmp_path / "run", "f" * 64, keep=2).steps()[-1] == 3
+
+
+def test_a_signal_saves_at_the_step_boundary_and_the_next_run_continues(
+    row_file: Path, tmp_path: Path
+) -> None:
+    undisturbed = make_job(row_file, save_every_minutes=60)
+    run(undisturbed, tmp_path, "undisturbed")
+    job = make_job(row_file, save_every_minutes=60)
+    honest = job.model.loss_sum
+    calls = 0
+
+    def terminate(*batch: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(*batch)
+
+    job.model.loss_sum = terminate  # type: ignore[method-assign]
+    with pytest.raises(StoppedEarly, match="SIGTERM stopped base training after step 2") as caught:
+        run(job, tmp_path)
+    assert caught.value.exit_code == 75
+    resumed = make_job(row_file, save_every_minutes=60)
+    run(resumed, tmp_path)
+    assert_same_bits(undisturbed, resumed)
