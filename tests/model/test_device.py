@@ -1,0 +1,71 @@
+"""The compute dtype and the decision to compile follow the machine, and the wish of its user."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanochat.errors import ConfigError
+from nanochat.model import device as device_module
+from nanochat.model.device import compiled, compute_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_the_environment_decides_the_dtype(name: str, dtype: torch.dtype) -> None:
+    assert compute_dtype(CPU, {"NANOCHAT_DTYPE": name}) == dtype
+
+
+def test_an_unknown_dtype_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="'fp8': use one of bfloat16, float32"):
+        compute_dtype(CPU, {"NANOCHAT_DTYPE": "fp8"})
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("avx2", torch.float32)],
+)
+def test_a_processor_computes_in_bfloat16_where_it_can_multiply_it(
+    monkeypatch: pytest.MonkeyPatch, capability: str, dtype: torch.dtype
+) -> None:
+    device_module._multiplies_bf16.cache_clear()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
+    assert compute_dtype(CPU, {}) == dtype
+    device_module._multiplies_bf16.cache_clear()
+
+
+def test_compile_off_changes_nothing() -> None:
+    assert compiled(abs, "off", CPU) is abs
+
+
+def run_without_compiler(mode: str, folder: Path) -> str:
+    """What a process says that has no compiler on its PATH and compiles a function twice."""
+    code = f"""
+import logging, torch
+from nanochat.errors import ConfigError
+from nanochat.model.device import compiled
+logging.basicConfig(format="%(message)s")
+try:
+    print([compiled(f, {mode!r}, torch.device("cpu")) is f for f in (abs, max)])
+except ConfigError as exc:
+    print(exc)
+"""
+    environment = {"PATH": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder)}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
+    return result.stdout + result.stderr
+
+
+def test_without_a_compiler_auto_runs_eagerly_and_says_so_once(tmp_path: Path) -> None:
+    said = run_without_compiler("auto", tmp_path)
+    assert "[True, True]" in said
+    assert said.count("training runs eagerly, because torch.compile does not work here: ") == 1
+
+
+def test_without_a_compiler_on_is_an_error_that_says_what_to_install(tmp_path: Path) -> None:
+    assert "install g++, or set compile to 'auto'" in run_without_compiler("on", tmp_path)
