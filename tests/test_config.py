@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nanochat.config import Config, json_schema, keys, load_config, reference_page
+from nanochat.config import Config, keys, load_config
+from nanochat.config_reference import json_schema, reference_page
 from nanochat.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

@@ -14,6 +14,7 @@ from nanochat.files import (
     atomic_write,
     make_directory,
     read_json,
+    require_writable,
     write_json,
     write_text,
 )
@@ -75,11 +76,32 @@ def test_a_path_below_a_file_gets_one_sentence(tmp_path: Path) -> None:
         make_directory(tmp_path / "file" / "below")
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_folder_gets_one_sentence(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(DiskError, match="permission denied"):
-        write_text(tmp_path / "file", "x")
+def test_a_read_only_disk_gets_one_sentence(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(DiskError, match="the file system is read-only"):
+        write_text(small_disk / "file", "x")
+    with pytest.raises(DiskError, match="the file system is read-only"):
+        require_writable(small_disk / "not" / "yet" / "there")
+
+
+def test_a_folder_of_somebody_else_gets_one_sentence(tmp_path: Path) -> None:
+    """As another user, since root may write anywhere; skips where nobody can become one."""
+    if os.getuid() != 0:
+        pytest.skip("needs the right to become another user")
+    script = (
+        "import os, sys; from pathlib import Path; from nanochat import files, errors\n"
+        "os.setuid(65534)\n"
+        "for refused in (files.require_writable, lambda path: files.write_text(path, 'x')):\n"
+        "    try:\n"
+        "        refused(Path(sys.argv[1]) / 'file')\n"
+        "    except errors.DiskError as error:\n"
+        "        print(error)\n"
+    )
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:-1]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True)
+    assert done.stdout.count(b"permission denied") == 2, done
 
 
 def test_missing_and_damaged_json_say_what_makes_them(tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ exactly these, so that a changed key reruns what depends on it and nothing else.
 
 import difflib
 import os
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -420,64 +419,18 @@ class Paths:
         return self.base_dir / "wandb"
 
 
-def json_schema() -> dict[str, Any]:
-    """The config's JSON schema, as in workflow/schemas/config.schema.json."""
-    return Config.model_json_schema()
-
-
-def reference_page() -> str:
-    """docs/reference/config.md: every key with type, default and meaning."""
-    lines = ["# Config keys", "", "Written by `make docs` from src/nanochat/config.py.", ""]
-    for name, field in Config.model_fields.items():
-        if not _is_section(field.annotation):
-            lines += _table_of({name: field}, "")
-    for name, field in Config.model_fields.items():
-        if _is_section(field.annotation):
-            section = typing.cast(type[Section], field.annotation)
-            help_text = " ".join((section.__doc__ or "").split())
-            lines += ["", f"## `{name}`", "", help_text, ""]
-            lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-            lines += _table_of(section.model_fields, f"{name}.")
-    header = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    return "\n".join(lines[:4] + header + lines[4:]) + "\n"
-
-
 def keys(section: type[Section] = Config, prefix: str = "") -> list[str]:
     """Every key as a dotted path, in the order of the types."""
     found: list[str] = []
     for name, field in section.model_fields.items():
-        if _is_section(field.annotation):
+        if is_section(field.annotation):
             found += keys(typing.cast(type[Section], field.annotation), f"{prefix}{name}.")
         else:
             found.append(prefix + name)
     return found
 
 
-def _table_of(fields: Mapping[str, Any], prefix: str) -> list[str]:
-    rows = []
-    for name, field in fields.items():
-        default = "from the preset" if field.is_required() else f"`{field.get_default()!r}`"
-        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-        kind = _type_name(field.annotation).replace("|", "\\|")
-        rows.append(f"| `{prefix}{name}` | {kind} | {default} | {meaning} |")
-    return rows
-
-
-def _type_name(annotation: Any) -> str:
-    if annotation is type(None):
-        return "null"
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    if get_origin(annotation) in (typing.Union, types.UnionType):
-        return " or ".join(_type_name(part) for part in get_args(annotation))
-    if get_origin(annotation) is tuple:
-        return f"list of {_type_name(get_args(annotation)[0])}"
-    if get_origin(annotation) is dict:
-        return " → ".join(_type_name(part) for part in get_args(annotation))
-    return str(annotation.__name__)
-
-
-def _is_section(annotation: Any) -> bool:
+def is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
@@ -517,7 +470,7 @@ def _refuse_unknown_keys(section: type[Section], given: Mapping[str, Any], prefi
         if field is None:
             near = _nearest(f"{prefix}{key}", keys() + list(Config.model_fields))
             raise ConfigError(f"unknown config key {prefix}{key}: {near}")
-        if not _is_section(field.annotation):
+        if not is_section(field.annotation):
             continue
         if not isinstance(value, Mapping):
             raise ConfigError(f"config key {prefix}{key} holds {value!r}: it takes keys below it")

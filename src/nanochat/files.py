@@ -78,26 +78,8 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a binary file that gets the name `path` when the block ends without an exception."""
-    path = Path(path)
-    make_directory(path.parent)
-    temporary = temporary_name(path)
-    with disk_errors(path):
-        try:
-            with open(temporary, "wb") as handle:
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(temporary, path)
-            fsync_directory(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Like `atomic_write`, for writers that want a file name: yields the temporary one."""
+    """Yields a temporary name; what is written there is called `path` when the block ends well."""
     path = Path(path)
     make_directory(path.parent)
     temporary = temporary_name(path)
@@ -110,6 +92,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
             fsync_directory(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Opens a binary file that gets the name `path` when the block ends without an exception."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        yield handle
 
 
 @contextmanager

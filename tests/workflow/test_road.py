@@ -231,3 +231,33 @@ def test_a_missing_tokenizer_gets_one_sentence_that_says_what_makes_it(checkout)
     assert done.stderr.splitlines()[-1].startswith("error: no ")
     assert "snakemake" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_dry_run_of_the_local_profile_lists_every_job(checkout) -> None:
+    """From nothing, with the config as it comes; needs no torch and writes nothing."""
+    shutil.rmtree(checkout.base_dir)
+    checkout.config.write_text("preset: local\n")
+    assert checkout.planned() == {
+        "embedded_corpus": 1,
+        "train_tokenizer": 1,
+        "eval_tokenizer": 1,
+        "tokenize_shard": 5,
+        "generate_tasks": 1,
+        "chat_rows": 2,
+        "eval_bundle": 1,
+        "base_train": 1,
+        "base_eval": 1,
+        "mid_train": 1,
+        "chat_sft": 1,
+        "chat_eval": 2,
+        "report": 1,
+        "all": 1,
+    }
+    assert not checkout.base_dir.exists()
+
+
+@pytest.mark.parametrize("preset", ["d12", "d20", "d24"])
+def test_a_real_preset_without_its_shards_says_where_they_belong(checkout, preset: str) -> None:
+    checkout.config.write_text(f"preset: {preset}\n")
+    output = checkout.run("-n", expect=2)
+    assert "put its shard_*.parquet files there" in output

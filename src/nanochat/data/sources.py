@@ -28,7 +28,10 @@ def source_files(source: Path) -> tuple[str, list[Path]]:
     if source.is_file():
         return "text", [_known_suffix(source)]
     if not source.is_dir():
-        raise BadInput(f"data.source is {source}, which is not there: give a file or a folder")
+        raise BadInput(
+            f"data.source is {source}, which is not there: put its shard_*.parquet files there, or "
+            "give a file or a folder of your own"
+        )
     shards = sorted(source.glob("shard_*.parquet"))
     if len(shards) == 1:
         raise BadInput(

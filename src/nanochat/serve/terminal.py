@@ -43,7 +43,7 @@ def chat(
     used, and for a `prompt` longer than the model's context.
     """
     tokenizer = Tokenizer.load(tokenizer_dir)
-    engine = Engine(load_model(model_dir, default_device()), tokenizer)
+    engine = Engine(load_model(model_dir, default_device()).for_inference(), tokenizer)
     talk = Chat(engine, tokenizer, temperature, top_k, max_new_tokens, seed)
     if prompt is not None:
         talk.answer(prompt)
