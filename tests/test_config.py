@@ -45,6 +45,8 @@ def test_a_mixture_replaces_the_presets_mixture_whole() -> None:
         ({"model": {"depth": "deep"}}, "config key model.depth holds 'deep'"),
         ({"model": 4}, "config key model holds 4: it takes keys below it"),
         ({"base": {"tokens_per_parameter": 0}}, "config key base.tokens_per_parameter holds 0"),
+        ({"mid": {"total_batch_tokens": 1000}}, "config key mid.total_batch_tokens holds 1000"),
+        ({"model": {"sequence_len": 500}}, "config key base.total_batch_tokens holds 4096"),
         ({"run": "../elsewhere"}, "config key run holds '../elsewhere'"),
     ],
 )

@@ -204,9 +204,22 @@ class Config(Section):
         merged = _merge(_read_yaml(file), given)
         _refuse_unknown_keys(cls, merged, "")
         try:
-            return cls.model_validate(merged)
+            config = cls.model_validate(merged)
         except ValidationError as exc:
             raise ConfigError(_sentence(exc)) from exc
+        config._require_whole_rows()
+        return config
+
+    def _require_whole_rows(self) -> None:
+        """A step trains on whole rows, so a batch that is given is a multiple of their length."""
+        length = self.model.sequence_len
+        batches = {name: getattr(self, name).total_batch_tokens for name in STAGES}
+        for name, tokens in batches.items():
+            if tokens is not None and tokens % length:
+                raise ConfigError(
+                    f"config key {name}.total_batch_tokens holds {tokens}: give a multiple of "
+                    f"model.sequence_len, which is {length}"
+                )
 
     @cached_property
     def disk(self) -> "Paths":

@@ -1,6 +1,7 @@
 # What the rules share: the resolved config, the user's text, and the hooks of a workflow.
 
 import fcntl
+import os
 import shlex
 import sys
 import time
@@ -98,7 +99,8 @@ def announce():
     """Says where the report is and how to talk to the model, once both are there."""
     if DISK.report.is_file():
         print(f"\nThe report card:    {DISK.report}")
-        print(f"Talk to your model: nanochat chat --config {DISK.resolved_config}")
+        command = os.path.relpath(BIN / "nanochat")
+        print(f"Talk to your model: {command} chat --config {DISK.resolved_config}")
 
 
 def explain_failure():

@@ -117,7 +117,13 @@ def tokenizer(records: Records) -> str:
     ]
     header = ["Text", "Size", "Tokens", "Bytes per token", "GPT-2", "GPT-4"]
     text = f"{whole(records.tokenizer.vocab_size)} tokens; more bytes per token is better."
-    return "\n\n".join(["## Tokenizer", text, table(header, rows)])
+    parts = ["## Tokenizer", text, table(header, rows)]
+    if any(row.gpt2 is None or row.gpt4 is None for row in records.tokenizer.compression):
+        parts.append(
+            "GPT-2 has 50,257 tokens and GPT-4 100,277. Their columns are empty where tiktoken has no "
+            "copy of their vocabularies on this machine."
+        )
+    return "\n\n".join(parts)
 
 
 def samples(records: Records) -> str:

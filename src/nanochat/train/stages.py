@@ -114,7 +114,7 @@ def train_chat(config: Config, name: str, bits_per_byte: BitsPerByte) -> None:
     rows = [config.disk.chat_rows(name)]
     model = load_model(before, default_device())
     record = read_json(before / "record.json", "snakemake")
-    rows_per_step = _rows_per_step(settings.total_batch_tokens, model.config.sequence_len)
+    rows_per_step = settings.total_batch_tokens // model.config.sequence_len
     steps = max(1, math.ceil(settings.epochs * len(open_rows(rows[0]).ids_NC) / rows_per_step))
     chat_plan = plan(
         model.config,
@@ -156,7 +156,7 @@ def _job(config: Config, stage: Stage, bits_per_byte: BitsPerByte) -> Job:
     shape, steps = stage.model.config, stage.plan.steps
     loader = RowLoader(
         stage.rows,
-        _rows_per_step(stage.plan.total_batch_tokens, shape.sequence_len),
+        stage.plan.total_batch_tokens // shape.sequence_len,
         config.seed,
         tokenizer.bos_id,
     )
@@ -226,7 +226,3 @@ def _inputs(config: Config, rows: Sequence[Path]) -> dict[str, Any]:
         "tokenizer": Tokenizer.load(config.disk.tokenizer).fingerprint,
         "rows": [[record["sha256"], record.get("mask_sha256")] for record in records],
     }
-
-
-def _rows_per_step(total_batch_tokens: int, sequence_len: int) -> int:
-    return max(1, round(total_batch_tokens / sequence_len))
