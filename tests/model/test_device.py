@@ -69,3 +69,32 @@ def test_without_a_compiler_auto_runs_eagerly_and_says_so_once(tmp_path: Path) -
 
 def test_without_a_compiler_on_is_an_error_that_says_what_to_install(tmp_path: Path) -> None:
     assert "install g++, or set compile to 'auto'" in run_without_compiler("on", tmp_path)
+
+
+GRADIENTS = """
+import torch
+from nanochat.model.device import default_device, same_bits_every_time
+from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
+
+torch.set_num_threads(2)
+same_bits_every_time()
+config = GPTConfig.from_depth(2, vocab_size=64, sequence_len=256, aspect_ratio=32, head_dim=32)
+model = GPT.fresh(config, default_device(), seed=1)
+model.use_compiled("auto")
+ids = torch.randint(0, 4, (8, 257), generator=torch.Generator().manual_seed(1))
+different = set()
+for _ in range(40):
+    model.zero_grad()
+    model.loss_sum(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()).backward()
+    gradients = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
+    different.add(torch.cat(gradients).numpy().tobytes())
+print(len(different))
+"""
+
+
+def test_compiled_gradients_are_the_same_bits_every_time() -> None:
+    """Threads that add to one embedding's gradient must do it in the same order each time."""
+    command = [sys.executable, "-c", GRADIENTS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    assert done.stdout.split() == ["1"]

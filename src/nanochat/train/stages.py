@@ -24,7 +24,7 @@ from nanochat.data.rows import open_rows
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.files import fingerprint, read_json, write_json
 from nanochat.model import schedules
-from nanochat.model.device import default_device
+from nanochat.model.device import default_device, same_bits_every_time
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.hardware import device_name, peak_flops
@@ -137,6 +137,7 @@ def train_chat(config: Config, name: str, bits_per_byte: BitsPerByte) -> None:
 
 def _train_stage(config: Config, stage: Stage, bits_per_byte: BitsPerByte) -> None:
     disk, started = config.disk, time.time()
+    same_bits_every_time()
     identity = fingerprint([stage.settings, stage.inputs, stage.model.config.to_dict()])
     with one_writer(disk.checkpoints(stage.name)):
         keep = config.operation.keep_checkpoints
