@@ -79,16 +79,15 @@ from nanochat.model.gpt_config import GPTConfig
 
 torch.set_num_threads(2)
 same_bits_every_time()
-config = GPTConfig.from_depth(2, vocab_size=64, sequence_len=256, aspect_ratio=32, head_dim=32)
+config = GPTConfig.from_depth(1, vocab_size=4096, sequence_len=512, aspect_ratio=128, head_dim=128)
 model = GPT.fresh(config, default_device(), seed=1)
 model.use_compiled("auto")
-ids = torch.randint(0, 4, (8, 257), generator=torch.Generator().manual_seed(1))
+ids = torch.rand((8, 513), generator=torch.Generator().manual_seed(1)).pow(3).mul(4096).long()
 different = set()
 for _ in range(40):
     model.zero_grad()
     model.loss_sum(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()).backward()
-    gradients = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
-    different.add(torch.cat(gradients).numpy().tobytes())
+    different.add(model.embedding.weight.grad.float().numpy().tobytes())
 print(len(different))
 """
 

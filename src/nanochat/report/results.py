@@ -120,8 +120,8 @@ def tokenizer(records: Records) -> str:
     parts = ["## Tokenizer", text, table(header, rows)]
     if any(row.gpt2 is None or row.gpt4 is None for row in records.tokenizer.compression):
         parts.append(
-            "GPT-2 has 50,257 tokens and GPT-4 100,277. Their columns are empty where tiktoken has no "
-            "copy of their vocabularies on this machine."
+            "GPT-2 has 50,257 tokens and GPT-4 100,277. Their columns are empty where tiktoken has "
+            "no copy of their vocabularies on this machine."
         )
     return "\n\n".join(parts)
 
