@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from nanochat.data.layout import CorpusLayout
 
 
+class AnyStage(StrEnum):
+    """Every stage that ends with a model."""
+
+    base = "base"
+    mid = "mid"
+    sft = "sft"
+
+
 class StageName(StrEnum):
     """The stages that train on conversations."""
 
@@ -317,7 +325,7 @@ def report(config: ConfigFile = DEFAULT_CONFIG) -> None:
     resolved = load_config(config)
     disk = resolved.disk
     numbers = [*disk.shard_numbers, disk.validation_number]
-    *shards, validation = (read_json(disk.shard_record(n), "snakemake") for n in numbers)
+    *shards, validation = (read_json(disk.shard_record(n), "make run") for n in numbers)
     corpus = {"dataset": disk.dataset, "shards": shards, "validation": validation}
     write_json(disk.corpus_record, corpus)
     records = {"corpus": disk.corpus_record, "tokenizer": disk.compression}
@@ -335,7 +343,7 @@ def chat_command(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="Ask this once, print the answer, leave.")
     ] = None,
-    stage: Annotated[str, typer.Option(help="Whose model: base, mid or sft.")] = "sft",
+    stage: Annotated[AnyStage, typer.Option(help="Whose model.")] = AnyStage.sft,
     temperature: Annotated[
         float,
         typer.Option(help="0 takes the likeliest token; higher is more varied.", min=0, max=2),
@@ -344,7 +352,7 @@ def chat_command(
         int, typer.Option(help="Draw among this many likeliest tokens; 0: among all.", min=0)
     ] = 50,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.", min=0, max=2**31 - 1)] = 42,
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Talk to a trained model in the terminal."""
@@ -404,10 +412,10 @@ def _write_evaluation(config: Config, stage: str, record: dict[str, Any], starte
     from nanochat.model.hardware import device_name
     from nanochat.track.provenance import provenance
 
-    trained = read_json(config.disk.stage(stage) / "record.json", "snakemake")
+    trained = read_json(config.disk.stage(stage) / "record.json", "make run")
     about = {
         "weights_sha256": trained["weights_sha256"],
-        "settings": config.settings_of("base_eval"),
+        "settings": config.settings_of("base_eval" if stage == "base" else "chat_eval"),
         "provenance": provenance(started, device_name(default_device())),
     }
     write_json(config.disk.evaluation(stage), {**record, **about})

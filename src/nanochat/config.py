@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    field_validator,
+)
 
 from nanochat.errors import ConfigError
 from nanochat.files import fingerprint
@@ -28,12 +35,20 @@ from nanochat.files import fingerprint
 PRESETS = Path(__file__).parents[2] / "config" / "presets"
 EMBEDDED = "embedded"
 STAGES = ("base", "mid", "sft")
+ALL: Any = ...
+"""Of a section: all of its keys."""
 
 
 class Section(BaseModel):
     """A group of keys: frozen, unknown keys refused, the docstring under a field is its help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+    )
 
 
 class PathSettings(Section):
@@ -103,7 +118,7 @@ class BaseSettings(Section):
 class ChatStageSettings(Section):
     """One stage of training on conversations."""
 
-    items: dict[str, int]
+    items: dict[str, NonNegativeInt] = Field(min_length=1)
     """Conversations of each generated task (name: number)."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the mixture."""
@@ -232,20 +247,23 @@ class Config(Section):
 
     def settings_of(self, rule: str) -> dict[str, Any]:
         """The keys that determine the result of `rule` beyond its input files, as JSON values."""
-        depends_on = {
-            "corpus": {"data"},
-            "train_tokenizer": {"tokenizer"},
-            "base_train": {"model", "base", "seed"},
-            "base_eval": {"evaluation"},
-            "generate_tasks": {"seed", "mid", "sft", "chat"},
-            "mid_rows": {"seed", "mid", "chat"},
-            "sft_rows": {"seed", "sft", "chat"},
-            "mid_train": {"seed", "mid", "base"},
-            "chat_sft": {"seed", "sft", "base"},
-            "eval_bundle": {"seed"},
-            "chat_eval": {"evaluation"},
-        }[rule]
-        return self.model_dump(mode="json", include=depends_on)
+        mixture = {"items", "all_tokens"}
+        schedule = set(ChatStageSettings.model_fields) - mixture
+        rates = {"base": {"lr_scale"}}
+        depends_on: dict[str, dict[str, Any]] = {
+            "corpus": {"data": ALL},
+            "train_tokenizer": {"tokenizer": ALL},
+            "base_train": {"model": ALL, "base": ALL, "seed": ALL},
+            "base_eval": {"evaluation": {"validation_tokens", "core_items"}},
+            "generate_tasks": {"seed": ALL, "mid": {"items"}, "sft": {"items"}, "chat": ALL},
+            "mid_rows": {"seed": ALL, "mid": mixture, "chat": {"conversations"}},
+            "sft_rows": {"seed": ALL, "sft": mixture, "chat": {"conversations"}},
+            "mid_train": {"seed": ALL, "mid": schedule, **rates},
+            "chat_sft": {"seed": ALL, "sft": schedule, **rates},
+            "chat_eval": {"evaluation": {"chat_items"}, "mid": {"items"}, "sft": {"items"}},
+            "eval_bundle": {"seed": ALL},
+        }
+        return self.model_dump(mode="json", include=depends_on[rule])
 
     def yaml(self) -> str:
         """The resolved config, every key written out."""
@@ -380,7 +398,7 @@ class Paths:
     @property
     def eval_bundle(self) -> Path:
         """The CORE-format bundle made from the validation shard."""
-        return self.base_dir / "eval_bundle" / self.dataset
+        return self.base_dir / "eval_bundle" / f"{self.dataset}-{self.config.seed}"
 
     # --- a run ----------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ def make_job(
     model.init_weights(1)
     return Job(
         stage="base",
+        training="f" * 16,
         model=model,
         optimizer=MuonAdamW(model, lr_scale=0.1, weight_decay=0.1),
         loader=RowLoader([row_file], rows_per_step=8, seed=3, bos_id=0),

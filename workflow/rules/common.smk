@@ -40,6 +40,11 @@ shell.prefix(
 TRAIN_SHARDS = [f"{number:05d}" for number in DISK.shard_numbers]
 VALIDATION_SHARD = f"{DISK.validation_number:05d}"
 ALL_SHARDS = [*TRAIN_SHARDS, VALIDATION_SHARD]
+# The generated tasks, as files of items to train on and to be tested with.
+TASKS = {**CONFIG.mid.items, **CONFIG.sft.items}
+ITEMS = {
+    split: [DISK.task(name, split) for name in TASKS] for split in ("train", "test")
+}
 # The stages that train on conversations, and the stage whose model each starts from.
 STAGE_BEFORE = {"mid": "base", "sft": "mid"}
 
@@ -104,7 +109,7 @@ def announce():
 
 
 def explain_failure():
-    """Repeats, last, the one sentence with which each failed command ended; exits as they did."""
+    """Repeats, last, the one sentence with which each failed command ended; exits with 2."""
     explained = False
     for log in sorted(DISK.logs.glob("**/*.log")):
         lines = log.read_text(errors="replace").splitlines()

@@ -14,7 +14,7 @@ if CORPUS.kind == "embedded":
         params:
             determined_by=determined_by("corpus"),
         shell:
-            "nanochat data embedded 2>&1 | tee {log}"
+            "nanochat data embedded 2>&1 | tee -i {log}"
 
 elif CORPUS.kind == "text":
 
@@ -32,7 +32,7 @@ elif CORPUS.kind == "text":
             determined_by=determined_by("corpus"),
             content=[content_fingerprint(path) for path in CORPUS.inputs],
         shell:
-            "nanochat data import 2>&1 | tee {log}"
+            "nanochat data import 2>&1 | tee -i {log}"
 
 else:
 
@@ -50,7 +50,7 @@ else:
                 CORPUS.parquet(wildcards.shard)
             ),
         shell:
-            "nanochat data record --shard {wildcards.shard} 2>&1 | tee {log}"
+            "nanochat data record --shard {wildcards.shard} 2>&1 | tee -i {log}"
 
 
 rule train_tokenizer:
@@ -68,7 +68,7 @@ rule train_tokenizer:
     params:
         determined_by=determined_by("train_tokenizer"),
     shell:
-        "nanochat tokenizer train 2>&1 | tee {log}"
+        "nanochat tokenizer train 2>&1 | tee -i {log}"
 
 
 rule eval_tokenizer:
@@ -83,7 +83,7 @@ rule eval_tokenizer:
     conda:
         "../envs/nanochat.yaml"
     shell:
-        "nanochat tokenizer eval 2>&1 | tee {log}"
+        "nanochat tokenizer eval 2>&1 | tee -i {log}"
 
 
 rule tokenize_shard:
@@ -99,7 +99,7 @@ rule tokenize_shard:
     conda:
         "../envs/nanochat.yaml"
     shell:
-        "nanochat data tokenize --shard {wildcards.shard} 2>&1 | tee {log}"
+        "nanochat data tokenize --shard {wildcards.shard} 2>&1 | tee -i {log}"
 
 
 rule generate_tasks:
@@ -107,7 +107,8 @@ rule generate_tasks:
         shards=[ancient(CORPUS.parquet(shard)) for shard in ALL_SHARDS],
         records=[DISK.shard_record(shard) for shard in ALL_SHARDS],
     output:
-        DISK.task_manifest,
+        questions=[*ITEMS["train"], *ITEMS["test"]],
+        manifest=DISK.task_manifest,
     log:
         DISK.logs / "generate_tasks.log",
     conda:
@@ -115,11 +116,12 @@ rule generate_tasks:
     params:
         determined_by=determined_by("generate_tasks"),
     shell:
-        "nanochat data tasks 2>&1 | tee {log}"
+        "nanochat data tasks 2>&1 | tee -i {log}"
 
 
 rule chat_rows:
     input:
+        questions=ancient(ITEMS["train"]),
         tasks=DISK.task_manifest,
         tokenizer=DISK.tokenizer_file,
         conversations=ancient(CONVERSATIONS),
@@ -135,7 +137,7 @@ rule chat_rows:
         determined_by=lambda wildcards: determined_by(f"{wildcards.stage}_rows"),
         content=[content_fingerprint(path) for path in CONVERSATIONS],
     shell:
-        "nanochat data chat-rows {wildcards.stage} 2>&1 | tee {log}"
+        "nanochat data chat-rows {wildcards.stage} 2>&1 | tee -i {log}"
 
 
 rule eval_bundle:
@@ -145,6 +147,7 @@ rule eval_bundle:
     output:
         DISK.eval_bundle / "core.yaml",
         DISK.eval_bundle / "eval_meta_data.csv",
+        questions=directory(DISK.eval_bundle / "eval_data"),
     log:
         DISK.logs / "eval_bundle.log",
     conda:
@@ -152,4 +155,4 @@ rule eval_bundle:
     params:
         determined_by=determined_by("eval_bundle"),
     shell:
-        "nanochat data bundle 2>&1 | tee {log}"
+        "nanochat data bundle 2>&1 | tee -i {log}"

@@ -10,6 +10,7 @@ rule base_eval:
         rows_record=DISK.rows_record(VALIDATION_SHARD),
         validation=ancient(CORPUS.parquet(VALIDATION_SHARD)),
         bundle=DISK.eval_bundle / "core.yaml",
+        bundle_questions=ancient(DISK.eval_bundle / "eval_data"),
     output:
         DISK.evaluation("base"),
     log:
@@ -20,7 +21,7 @@ rule base_eval:
     params:
         determined_by=determined_by("base_eval"),
     shell:
-        "nanochat eval base 2>&1 | tee {log}"
+        "nanochat eval base 2>&1 | tee -i {log}"
 
 
 rule chat_eval:
@@ -28,6 +29,7 @@ rule chat_eval:
         tokenizer=DISK.tokenizer_file,
         model=ancient(DISK.stage("{stage}") / "model.safetensors"),
         model_record=DISK.stage("{stage}") / "record.json",
+        questions=ancient(ITEMS["test"]),
         tasks=DISK.task_manifest,
     output:
         DISK.evaluation("{stage}"),
@@ -39,7 +41,7 @@ rule chat_eval:
     params:
         determined_by=determined_by("chat_eval"),
     shell:
-        "nanochat eval chat {wildcards.stage} 2>&1 | tee {log}"
+        "nanochat eval chat {wildcards.stage} 2>&1 | tee -i {log}"
 
 
 rule report:
@@ -56,4 +58,4 @@ rule report:
     conda:
         "../envs/nanochat.yaml"
     shell:
-        "nanochat report 2>&1 | tee {log}"
+        "nanochat report 2>&1 | tee -i {log}"

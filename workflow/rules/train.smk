@@ -18,7 +18,7 @@ rule base_train:
     params:
         determined_by=determined_by("base_train"),
     shell:
-        "nanochat train base 2>&1 | tee {log}"
+        "nanochat train base 2>&1 | tee -i {log}"
 
 
 rule mid_train:
@@ -36,7 +36,7 @@ rule mid_train:
     params:
         determined_by=determined_by("mid_train"),
     shell:
-        "nanochat train mid 2>&1 | tee {log}"
+        "nanochat train mid 2>&1 | tee -i {log}"
 
 
 rule chat_sft:
@@ -54,4 +54,4 @@ rule chat_sft:
     params:
         determined_by=determined_by("chat_sft"),
     shell:
-        "nanochat train sft 2>&1 | tee {log}"
+        "nanochat train sft 2>&1 | tee -i {log}"

@@ -164,5 +164,5 @@ def _require_equal(row_files: Sequence[Path], shards: list[PackedRows], key: str
         if seen != expected:
             raise DamagedArtefact(
                 f"{file} has {key} {seen}, but {row_files[0]} has {expected}: "
-                "delete the folder and run `snakemake` again"
+                "delete the folder and run `make run` again"
             )

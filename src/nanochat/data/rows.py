@@ -15,7 +15,9 @@ Letters: N rows, C cells a row, T = C-1 tokens of context.
 
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,7 @@ from nanochat.files import atomic_write, read_json, sha256_of, write_json
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 Masks = npt.NDArray[np.uint8]
 
-MADE_BY = "snakemake"
+MADE_BY = "make run"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,21 @@ def open_rows(row_file: Path) -> PackedRows:
     return PackedRows(ids_NC, masks_NC, record)
 
 
+def verify_rows(row_file: Path) -> PackedRows:
+    """Opens a file of rows after reading all of it: a few seconds a gigabyte.
+
+    Raises DamagedArtefact where ids or mask are not the bytes that the record vouches for.
+    """
+    packed = open_rows(row_file)
+    for path, key in ((row_file, "sha256"), (mask_path(row_file), "mask_sha256")):
+        if (key == "sha256" or key in packed.record) and sha256_of(path) != packed.record.get(key):
+            raise DamagedArtefact(
+                f"{path} is damaged: its SHA-256 is not the one in its record: "
+                f"delete both and run `{MADE_BY}` again"
+            )
+    return packed
+
+
 def _save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Writes what np.save would, but a full disk is reported with its errno."""
     array = np.ascontiguousarray(array)
@@ -111,7 +128,7 @@ def _map_array(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> npt.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as exc:
         raise MissingArtefact(f"no rows at {path}: run `{MADE_BY}` first") from exc
-    except (ValueError, EOFError) as exc:
+    except (ValueError, EOFError, SyntaxError, BadZipFile, TokenError) as exc:
         raise _not_as_recorded(path, shape, dtype, "a file that is cut or no array") from exc
     if array.shape != shape or array.dtype != dtype:
         seen = f"{array.dtype} {list(array.shape)}"

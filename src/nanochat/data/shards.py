@@ -138,7 +138,7 @@ def _open(path: Path) -> pyarrow.parquet.ParquetFile:
     try:
         shard = pyarrow.parquet.ParquetFile(path)
     except FileNotFoundError as exc:
-        raise MissingArtefact(f"no shard {path}: run `snakemake` first") from exc
+        raise MissingArtefact(f"no shard {path}: run `make run` first") from exc
     except (pyarrow.ArrowException, OSError) as exc:
         raise _damaged(path, exc) from exc
     names = shard.schema_arrow.names

@@ -44,7 +44,7 @@ SCHEMA = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("question", "expected", "choices", "kind")]
     + [("conversation", pyarrow.string())]
 )
-MADE_BY = "snakemake generate_tasks"
+MADE_BY = "make run"
 
 
 def generate_tasks(

@@ -55,7 +55,7 @@ SPLIT_PATTERN = "|".join(
 
 MERGES_FILE = "merges.tiktoken"
 RECORD_FILE = "tokenizer.json"
-MADE_BY = "snakemake train_tokenizer"
+MADE_BY = "make run"
 BYTES = 256
 
 # The regex engine inside tiktoken and rustbpe overflows its stack on a million spaces in a row, so

@@ -61,7 +61,7 @@ def _compression(
     if packed.record.get("tokenizer") != tokenizer.fingerprint:
         raise DamagedArtefact(
             f"{row_file} was made by another tokenizer than the model's: "
-            "delete its folder and run `snakemake tokenize_shard` again"
+            "delete its folder and run `make run` again"
         )
     batches = validation_batches(row_file, max_rows, batch_rows, tokenizer.bos_id)
     n_batches = -(-min(max_rows, len(packed.ids_NC)) // batch_rows)

@@ -4,6 +4,7 @@
 reads them back. Nothing is unpickled: opening a model never runs its author's code.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,30 @@ from nanochat.model.gpt_config import GPTConfig
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-MADE_BY = "nanochat train"
+MADE_BY = "make run"
 
 
 def save_model(directory: Path, model: GPT, extra: dict[str, Any]) -> str:
     """Writes the model and `extra` (JSON-like) into `directory`; returns the weights' SHA-256."""
     weights_path = directory / WEIGHTS_FILE
     with atomic_path(weights_path) as temporary:
-        safetensors.torch.save_file(model.state_dict(), temporary)
+        write_tensors(model.state_dict(), temporary)
     digest = sha256_of(weights_path)
     content = {"model": model.config.to_dict(), "weights_sha256": digest, "extra": extra}
     write_json(directory / CONFIG_FILE, content)
     return digest
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file; a disk's refusal is an OSError, not the library's own error."""
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        safetensors.torch.save_file(on_host, path)
+    except SafetensorError as exc:  # it hides the disk's own error inside its text
+        code = re.search(r"os error (\d+)", str(exc))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), str(exc)) from exc
 
 
 def load_model(directory: Path, device: torch.device) -> GPT:

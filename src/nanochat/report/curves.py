@@ -19,6 +19,7 @@ class Step(Record):
     """One optimizer step in the journal; loss in nats per supervised token."""
 
     stage: str
+    training: str
     step: int
     loss: float
     lr_multiplier: float
@@ -28,6 +29,7 @@ class Validation(Record):
     """One validation in the journal."""
 
     stage: str
+    training: str
     step: int
     bpb: float
 
@@ -40,21 +42,20 @@ class Journal(Record):
     unreadable: int
 
 
-def load_journal(path: Path, last_steps: dict[str, int]) -> Journal:
-    """Reads the curves of each stage up to its last step.
+def load_journal(path: Path, trainings: dict[str, str]) -> Journal:
+    """Reads the curves of each stage: of the training whose name in the journal is given.
 
-    Of a repeated (stage, step), as after a resume, the last line counts. Lines of later steps than
-    the last belong to an older and longer training. A line that a killed writer left torn is
-    counted as unreadable, and the report says so. Raises MissingArtefact without a journal,
+    Of a repeated (stage, step), as after a resume, the last line counts. A line that a killed
+    writer left torn is counted as unreadable, and the report says so. Raises MissingArtefact without a journal,
     DamagedArtefact when a stage has no step or no validation in it.
     """
     if not path.is_file():
         raise MissingArtefact(f"no journal at {path}: {advice('base')}")
     events, unreadable = _events(path)
-    steps = _latest(Step, "step", events, path, last_steps)
-    validations = _latest(Validation, "validation", events, path, last_steps)
+    steps = _latest(Step, "step", events, path, trainings)
+    validations = _latest(Validation, "validation", events, path, trainings)
     for curves, what in ((steps, "step"), (validations, "validation")):
-        for stage in last_steps:
+        for stage in trainings:
             if not curves[stage]:
                 raise DamagedArtefact(f"{path} has no {what} of stage {stage}: {advice(stage)}")
     return Journal(steps=steps, validations=validations, unreadable=unreadable)
@@ -82,14 +83,14 @@ def _latest(
     name: str,
     events: list[dict[str, Any]],
     path: Path,
-    last_steps: dict[str, int],
+    trainings: dict[str, str],
 ) -> dict[str, list[Point]]:
-    latest: dict[str, dict[int, Point]] = {stage: {} for stage in last_steps}
+    latest: dict[str, dict[int, Point]] = {stage: {} for stage in trainings}
     try:
         for event in events:
             if event["event"] == name:
                 point = kind.model_validate(event)
-                if point.step <= last_steps.get(point.stage, -1):
+                if trainings.get(point.stage) == point.training:
                     latest[point.stage][point.step] = point
     except ValidationError as exc:
         trouble = exc.errors()[0]

@@ -113,6 +113,7 @@ class Training(Record):
     plan: Plan
     inputs: dict[str, Any]
     result: Result
+    fingerprint: str
     weights_sha256: str
     provenance: Provenance
 
@@ -249,7 +250,7 @@ def load_records(paths: dict[str, Path]) -> Records:
 
 
 def _command(name: str) -> str:
-    return f"snakemake --until {MADE_BY[name]}"
+    return f"snakemake --profile profiles/local --until {MADE_BY[name]}"
 
 
 def advice(name: str) -> str:

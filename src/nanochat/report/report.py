@@ -29,8 +29,8 @@ def write_report(
     journal is not there.
     """
     loaded = load_records(records)
-    last_steps = {name: stage.result.steps for name, stage in loaded.stages.items()}
-    curves = load_journal(journal, last_steps)
+    trainings = {name: stage.fingerprint[:16] for name, stage in loaded.stages.items()}
+    curves = load_journal(journal, trainings)
     draw_training(curves, loaded.base_eval, figures_dir / TRAINING_FIGURE)
     draw_chat_scores(loaded.mid_eval, loaded.sft_eval, figures_dir / CHAT_FIGURE)
     figures = Path(os.path.relpath(figures_dir, output.parent))

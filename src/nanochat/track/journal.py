@@ -56,7 +56,7 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
                 if event is not None:
                     yield event
     except FileNotFoundError as exc:
-        raise MissingArtefact(f"no journal {path}: run `snakemake base_train` first") from exc
+        raise MissingArtefact(f"no journal {path}: run `make run` first") from exc
 
 
 def parse_event(line: str) -> dict[str, Any] | None:

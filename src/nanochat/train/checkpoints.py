@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nanochat.errors import DamagedArtefact, MissingArtefact
@@ -32,9 +31,10 @@ from nanochat.files import (
     temporary_name,
     write_json,
 )
+from nanochat.model.weights import write_tensors
 
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
-MADE_BY = "snakemake"
+MADE_BY = "make run"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class CheckpointStore:
             files = {}
             for part, named in tensors.items():
                 file = folder / f"{part}.safetensors"
-                _save_tensors(named, file)
+                write_tensors(named, file)
                 files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
             manifest = {
                 "format": 1,
@@ -121,19 +121,6 @@ class CheckpointStore:
             doomed = temporary_name(self.path(step))
             self.path(step).rename(doomed)
             shutil.rmtree(doomed)
-
-
-def _save_tensors(named: dict[str, Tensor], file: Path) -> None:
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-    try:
-        save_file(contiguous, file)
-    except SafetensorError as exc:  # it hides the disk's own error inside its text
-        raise _as_os_error(exc) from exc
-
-
-def _as_os_error(exc: SafetensorError) -> Exception:
-    code = re.search(r"os error (\d+)", str(exc))
-    return OSError(int(code[1]), str(exc)) if code else exc
 
 
 def _load_tensors(file: Path, sha256: str) -> dict[str, Tensor]:

@@ -11,20 +11,18 @@ resumed training ends with the same bits as an undisturbed one.
 Writes checkpoints (train/checkpoints.py) and the journal; prints step lines.
 """
 
-import gc
 import math
 import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from nanochat.config import OperationSettings
 from nanochat.data.loader import RowLoader
-from nanochat.errors import NanochatError, TrainingDiverged
+from nanochat.errors import DamagedArtefact, NanochatError, TrainingDiverged
 from nanochat.model.gpt import GPT
 from nanochat.model.optimizer import MuonAdamW
 from nanochat.track.journal import Journal
@@ -58,6 +56,8 @@ class Job:
     """What a stage gives the loop."""
 
     stage: str
+    training: str
+    """What tells this training's lines in the journal from those of another one."""
     model: GPT
     optimizer: MuonAdamW
     loader: RowLoader
@@ -70,6 +70,10 @@ class Job:
     flops_per_token: float
     peak_flops: float | None
     """FLOP/s that the device reaches at best; None where nobody has measured it."""
+
+    def note(self, journal: Journal, event: str, step: int, **fields: Any) -> None:
+        """Writes an event of this training."""
+        journal.write(event, stage=self.stage, training=self.training, step=step, **fields)
 
 
 @dataclass
@@ -108,13 +112,14 @@ def train(job: Job, store: CheckpointStore, journal: Journal) -> TrainingResult:
     Raises TrainingDiverged before an update that would not be finite, StoppedEarly after a signal.
     """
     state = _resume(job, store.newest())
-    journal.write("start", stage=job.stage, step=state.step, steps=job.steps)
+    job.note(journal, "start", state.step, steps=job.steps)
     clock = _Clock(job, store, journal)
     with StopFlag() as stop:
         while state.step < job.steps:
-            _step(job, state, journal, clock)
+            seconds = _step(job, state, journal)
             if clock.save_is_due(state, stop):
                 clock.save(state)
+            clock.print_line(state, seconds)
             if stop.requested and state.step < job.steps:
                 raise StoppedEarly(
                     f"{stop.requested} stopped {job.stage} training after step {state.step} of "
@@ -132,7 +137,7 @@ def train(job: Job, store: CheckpointStore, journal: Journal) -> TrainingResult:
         tokens_per_second=state.tokens / max(state.seconds, 1e-9),
         peak_memory_bytes=peak_memory_bytes(),
     )
-    journal.write("end", stage=job.stage, step=state.step)
+    job.note(journal, "end", state.step)
     return result
 
 
@@ -153,12 +158,13 @@ def _resume(job: Job, checkpoint: Checkpoint | None) -> LoopState:
     return state
 
 
-def _step(job: Job, state: LoopState, journal: Journal, clock: "_Clock") -> None:
+def _step(job: Job, state: LoopState, journal: Journal) -> float:
+    """One update; returns its seconds."""
     start = time.monotonic()
     loss = _accumulate_gradients(job, state.step)
     multipliers = job.multipliers(state.step)
     if not math.isfinite(loss) or not _gradients_are_finite(job.model):
-        journal.write("diverged", stage=job.stage, step=state.step + 1, loss=repr(loss))
+        job.note(journal, "diverged", state.step + 1, loss=repr(loss))
         raise TrainingDiverged(
             f"{job.stage} step {state.step + 1}: the loss is {loss} or a gradient is not finite; "
             "the update was not made and the last checkpoint stands: lower base.lr_scale"
@@ -171,21 +177,17 @@ def _step(job: Job, state: LoopState, journal: Journal, clock: "_Clock") -> None
     state.tokens += tokens
     state.seconds += seconds
     state.smooth_loss = LOSS_SMOOTHING * state.smooth_loss + (1 - LOSS_SMOOTHING) * loss
-    journal.write(
+    job.note(
+        journal,
         "step",
-        stage=job.stage,
-        step=state.step,
+        state.step,
         loss=loss,
         lr_multiplier=multipliers.learning_rate,
         tokens=state.tokens,
         tokens_per_second=round(tokens / seconds, 1),
         memory_bytes=peak_memory_bytes(),
     )
-    clock.print_line(state, seconds, multipliers.learning_rate)
-    if clock.first_step_of_process:  # long-lived objects exist now: scan them no more
-        clock.first_step_of_process = False
-        gc.collect()
-        gc.freeze()
+    return seconds
 
 
 def _accumulate_gradients(job: Job, step: int) -> float:
@@ -196,7 +198,11 @@ def _accumulate_gradients(job: Job, step: int) -> float:
     """
     device = job.model.device
     batches = list(job.loader.micro_batches(step, job.operation.device_rows))
-    targets = max(1, sum(int((targets_BT >= 0).sum()) for _, targets_BT in batches))
+    targets = sum(int((targets_BT >= 0).sum()) for _, targets_BT in batches)
+    if targets == 0:
+        raise DamagedArtefact(
+            f"{job.stage} step {step + 1} has no token to learn: its rows are all padding or masked"
+        )
     total = torch.zeros((), device=device)
     for inputs_BT, targets_BT in batches:
         loss = job.model.loss_sum(
@@ -215,7 +221,7 @@ def _gradients_are_finite(model: GPT) -> bool:
 
 def _validate(job: Job, state: LoopState, journal: Journal) -> float:
     bpb = job.validate()
-    journal.write("validation", stage=job.stage, step=state.step, bpb=bpb)
+    job.note(journal, "validation", state.step, bpb=bpb)
     print(f"{job.stage} step {state.step:05d} | validation {bpb:.4f} bits per byte", flush=True)
     return bpb
 
@@ -229,7 +235,6 @@ class _Clock:
         self.last_line = -math.inf
         self.steps = 0
         self.seconds = 0.0
-        self.first_step_of_process = True
 
     def save_is_due(self, state: LoopState, stop: StopFlag) -> bool:
         """At the interval, when a signal asked to stop, and at the end."""
@@ -246,15 +251,15 @@ class _Clock:
         }
         size = self.store.save(state.step, tensors, asdict(state))
         self.last_save = time.monotonic()
-        self.journal.write(
+        self.job.note(
+            self.journal,
             "checkpoint",
-            stage=self.job.stage,
-            step=state.step,
+            state.step,
             seconds=round(self.last_save - start, 3),
             bytes=size,
         )
 
-    def print_line(self, state: LoopState, seconds: float, lr: float) -> None:
+    def print_line(self, state: LoopState, seconds: float) -> None:
         """Prints the first and the last step, and one every few seconds between them."""
         self.steps += 1
         self.seconds += seconds
@@ -270,12 +275,11 @@ class _Clock:
             step=state.step,
             steps=self.job.steps,
             loss=state.loss(),
-            lr=lr,
+            lr=self.job.multipliers(state.step - 1).learning_rate,
             tokens_per_second=round(rate),
             step_seconds=step_seconds,
             eta_seconds=step_seconds * (self.job.steps - state.step),
             mfu=rate * self.job.flops_per_token / peak if peak else None,
         )
         print(format_step(line), flush=True)
-        sys.stdout.flush()
         self.steps, self.seconds = 0, 0.0

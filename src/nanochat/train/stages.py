@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from nanochat.config import Config
 from nanochat.data.loader import Batch, RowLoader, validation_batches
-from nanochat.data.rows import open_rows
+from nanochat.data.rows import open_rows, verify_rows
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.files import fingerprint, read_json, write_json
 from nanochat.model import schedules
@@ -113,7 +113,7 @@ def train_chat(config: Config, name: str, bits_per_byte: BitsPerByte) -> None:
     before = config.disk.stage(STAGE_BEFORE[name])
     rows = [config.disk.chat_rows(name)]
     model = load_model(before, default_device())
-    record = read_json(before / "record.json", "snakemake")
+    record = read_json(before / "record.json", "make run")
     rows_per_step = settings.total_batch_tokens // model.config.sequence_len
     steps = max(1, math.ceil(settings.epochs * len(open_rows(rows[0]).ids_NC) / rows_per_step))
     chat_plan = plan(
@@ -145,13 +145,13 @@ def _train_stage(config: Config, stage: Stage, bits_per_byte: BitsPerByte) -> No
         journal = Journal(disk.journal)
         if config.operation.wandb != "off":
             start_follower(disk.journal, stage.name, config.run, config.operation.wandb, disk.wandb)
-        result = train(_job(config, stage, bits_per_byte), store, journal)
+        result = train(_job(config, stage, identity, bits_per_byte), store, journal)
         journal.close()
         _publish(config, stage, result, identity, started)
         store.prune(1)
 
 
-def _job(config: Config, stage: Stage, bits_per_byte: BitsPerByte) -> Job:
+def _job(config: Config, stage: Stage, identity: str, bits_per_byte: BitsPerByte) -> Job:
     disk = config.disk
     tokenizer = Tokenizer.load(disk.tokenizer)
     shape, steps = stage.model.config, stage.plan.steps
@@ -182,6 +182,7 @@ def _job(config: Config, stage: Stage, bits_per_byte: BitsPerByte) -> Job:
 
     return Job(
         stage=stage.name,
+        training=identity[:16],
         model=stage.model,
         optimizer=MuonAdamW(stage.model, stage.plan.lr_scale, stage.plan.weight_decay),
         loader=loader,
@@ -221,8 +222,8 @@ def _publish(
 
 
 def _inputs(config: Config, rows: Sequence[Path]) -> dict[str, Any]:
-    """Fingerprints of the tokenizer and of the rows, with their masks."""
-    records = [open_rows(file).record for file in rows]
+    """Fingerprints of the tokenizer and of the rows, with their masks; all bytes are verified."""
+    records = [verify_rows(file).record for file in rows]
     return {
         "tokenizer": Tokenizer.load(config.disk.tokenizer).fingerprint,
         "rows": [[record["sha256"], record.get("mask_sha256")] for record in records],
