@@ -46,7 +46,7 @@ def test_padding_is_never_an_id() -> None:
 
 
 def test_missing_rows_say_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(MissingArtefact, match="run `snakemake` first"):
+    with pytest.raises(MissingArtefact, match="run `make run` first"):
         open_rows(tmp_path / "shard_00000.npy")
     write_rows(tmp_path, "shard_00000", ROWS, None, {})
     (tmp_path / "shard_00000.npy").unlink()

@@ -87,7 +87,7 @@ def test_corpus_of_few_words_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_and_damaged_task_files_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(MissingArtefact, match=r"no task file .* run `snakemake generate_tasks`"):
+    with pytest.raises(MissingArtefact, match=r"no task file .* run `make run`"):
         load_items(tmp_path / "test.parquet")
     (tmp_path / "test.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(DamagedArtefact, match="not a readable task file"):

@@ -110,7 +110,7 @@ def test_too_little_text_for_the_vocabulary_is_one_sentence() -> None:
 
 
 def test_missing_tokenizer_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(MissingArtefact, match="run `snakemake train_tokenizer` first"):
+    with pytest.raises(MissingArtefact, match="run `make run` first"):
         Tokenizer.load(tmp_path)
 
 

@@ -46,12 +46,12 @@ def test_the_same_model_is_saved_as_the_same_bytes(saved: Path, tmp_path: Path) 
 
 def test_missing_weights_say_what_to_run(saved: Path) -> None:
     (saved / "model.safetensors").unlink()
-    with pytest.raises(MissingArtefact, match="run `nanochat train"):
+    with pytest.raises(MissingArtefact, match="run `make run"):
         load_model(saved, CPU)
 
 
 def test_a_missing_config_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(MissingArtefact, match="run `nanochat train"):
+    with pytest.raises(MissingArtefact, match="run `make run"):
         load_model(tmp_path, CPU)
 
 

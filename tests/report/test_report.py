@@ -126,20 +126,29 @@ def test_a_stage_without_curves_is_an_error(run, event):
 
 def test_a_journal_step_without_its_loss_is_an_error(run):
     with open(run / "records" / "journal.jsonl", "a") as handle:
-        handle.write('{"event": "step", "stage": "base", "step": 3, "lr_multiplier": 1}\n')
+        handle.write('{"event": "step", "stage": "base", "training": "", "step": 3}\n')
     with pytest.raises(DamagedArtefact, match="has a step without a usable 'loss'"):
         report_of(run)
 
 
-def test_after_a_resume_the_last_line_of_a_step_counts(tmp_path):
+def test_the_last_line_of_a_step_counts_and_no_line_of_another_training(tmp_path):
     journal = tmp_path / "journal.jsonl"
     events = [
-        {"event": "step", "stage": "base", "step": step, "loss": loss, "lr_multiplier": 1.0}
-        for step, loss in [(1, 5.0), (2, 4.0), (3, 3.5), (2, 4.25), (3, 3.25), (4, 9.0)]
+        {"event": "step", "training": training, "step": step, "loss": loss, "lr_multiplier": 1.0}
+        for training, step, loss in [
+            *(("older", 2, 7.0), ("older", 4, 9.0)),
+            *(("this", 1, 5.0), ("this", 2, 4.0), ("this", 3, 3.5)),
+            *(("this", 2, 4.25), ("this", 3, 3.25)),
+        ]
     ]
-    events.append({"event": "validation", "stage": "base", "step": 3, "bpb": 2.0})
+    events += [
+        {"event": "validation", "training": training, "step": 3, "bpb": bpb}
+        for training, bpb in [("this", 2.0), ("older", 9.9)]
+    ]
+    events = [{"stage": "base", **event} for event in events]
     journal.write_text("".join(json.dumps(event) + "\n" for event in events))
-    curves = load_journal(journal, {"base": 3})
+    curves = load_journal(journal, {"base": "this"})
+    assert [point.bpb for point in curves.validations["base"]] == [2.0]
     assert [(step.step, step.loss) for step in curves.steps["base"]] == [
         (1, 5),
         (2, 4.25),

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -67,7 +68,14 @@ def test_another_vocabulary_reruns_all_but_the_corpus_and_what_is_made_from_text
 
 def test_more_evaluation_reruns_evaluations_only(checkout) -> None:
     checkout.edit(evaluation={"core_items": 9})
+    assert checkout.planned() == {"base_eval": 1, "report": 1, "all": 1}
+    checkout.edit(evaluation={"chat_items": 9})
     assert checkout.planned() == {"base_eval": 1, "chat_eval": 2, "report": 1, "all": 1}
+
+
+def test_another_schedule_of_sft_reruns_sft_and_what_depends_on_it(checkout) -> None:
+    checkout.edit(sft={"lr_fraction": 0.5})
+    assert checkout.planned() == {"chat_sft": 1, "chat_eval": 1, "report": 1, "all": 1}
 
 
 def test_touching_comments_and_reformatting_rerun_nothing(checkout) -> None:
@@ -223,13 +231,39 @@ def test_a_full_disk_gets_one_sentence_and_the_run_goes_on_where_there_is_space(
     checkout.run("--until", "train_tokenizer")
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".mask.npy"])
+def test_rows_that_are_not_what_their_record_says_are_not_trained_on(checkout, suffix) -> None:
+    rows = checkout.base_dir / "task_data" / "local" / "rows" / f"mid{suffix}"
+    content = bytearray(rows.read_bytes())
+    content[-1] ^= 1
+    rows.write_bytes(content)
+    command = [sys.executable, "-m", "nanochat", "train", "mid"]
+    done = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "its SHA-256 is not the one in its record" in done.stderr
+
+
+def test_an_interrupt_saves_a_checkpoint_and_the_next_run_continues(checkout) -> None:
+    checkout.edit(run="interrupted", base={"steps": 3000}, operation={"save_every_minutes": 60})
+    process = checkout.start("--until", "base_train")
+    journal = checkout.base_dir / "runs" / "interrupted" / "journal.jsonl"
+    while not (journal.exists() and '"event": "step"' in journal.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert "SIGINT stopped base training after step" in output
+    folder = checkout.base_dir / "checkpoints" / "interrupted" / "base"
+    assert len(list(folder.glob("*/step-*/manifest.json"))) == 1
+
+
 def test_a_missing_tokenizer_gets_one_sentence_that_says_what_makes_it(checkout) -> None:
     shutil.rmtree(checkout.base_dir / "tokenizer")
     command = [sys.executable, "-m", "nanochat", "train", "base"]
     done = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: no ")
-    assert "snakemake" in done.stderr
+    assert "run `make run` first" in done.stderr
     assert "Traceback" not in done.stderr
 
 

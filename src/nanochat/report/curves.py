@@ -46,8 +46,8 @@ def load_journal(path: Path, trainings: dict[str, str]) -> Journal:
     """Reads the curves of each stage: of the training whose name in the journal is given.
 
     Of a repeated (stage, step), as after a resume, the last line counts. A line that a killed
-    writer left torn is counted as unreadable, and the report says so. Raises MissingArtefact without a journal,
-    DamagedArtefact when a stage has no step or no validation in it.
+    writer left torn is counted as unreadable, and the report says so. Raises MissingArtefact
+    without a journal, DamagedArtefact when a stage has no step or no validation in it.
     """
     if not path.is_file():
         raise MissingArtefact(f"no journal at {path}: {advice('base')}")
