@@ -279,13 +279,7 @@ def test_the_dry_run_of_the_local_profile_lists_every_job(checkout) -> None:
         "generate_tasks": 1,
         "chat_rows": 2,
         "eval_bundle": 1,
-        "base_train": 1,
-        "base_eval": 1,
-        "mid_train": 1,
-        "chat_sft": 1,
-        "chat_eval": 2,
-        "report": 1,
-        "all": 1,
+        **DEPENDS_ON_BASE,
     }
     assert not checkout.base_dir.exists()
 
