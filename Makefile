@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types format docs bench gpu-check clean
+.PHONY: help setup env run test lint types format docs bench gpu-check cluster-up cluster-down clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(INSTALLED) ## build .venv with the versions of constraints.txt
 
@@ -21,6 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[workflow,wandb,dev]'
 	@touch $@
+
+env: ## build the environment of a cluster on its scratch: make env PROFILE=profiles/ptolemy
+	@workflow/envs/setup.sh $(PROFILE)
 
 run: setup ## train a small chat model here, from raw text to its report card (minutes)
 	@$(BIN)/snakemake --profile profiles/local
@@ -46,6 +49,7 @@ format: setup ## put every file into its format
 docs: setup ## write the generated pages again: config schema and reference
 	$(BIN)/nanochat config schema > workflow/schemas/config.schema.json
 	$(BIN)/nanochat config reference > docs/reference/config.md
+	$(BIN)/nanochat config reference --site > docs/reference/site.md
 
 bench: setup ## measure: training, decoding, tokenizer, packing, loader (JSON in benchmarks/results)
 	$(BIN)/python benchmarks/training.py --output benchmarks/results/training.json
@@ -54,6 +58,12 @@ bench: setup ## measure: training, decoding, tokenizer, packing, loader (JSON in
 
 gpu-check: ## on a CUDA GPU: bf16, compile, a minute of depth 12, resume (needs torch, not Snakemake)
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu_check.py
+
+cluster-up: ## a real SLURM on this machine, for the tests (root on Debian; NETWORK=none: only loopback)
+	@$(PYTHON) tests/cluster/cluster.py up $(if $(NETWORK),--network $(NETWORK))
+
+cluster-down: ## take the test SLURM away again; its packages stay installed
+	@$(PYTHON) tests/cluster/cluster.py down
 
 clean: ## delete the virtual environment and caches; never data or models
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

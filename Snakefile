@@ -7,6 +7,7 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/download.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
@@ -17,6 +18,7 @@ rule all:
     input:
         models=[DISK.stage(stage) / "model.safetensors" for stage in STAGES],
         report=DISK.report,
+        downloads=DISK.downloads,
     localrule: True
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nanochat.config import Config, keys, load_config
-from nanochat.config_reference import json_schema, reference_page
+from nanochat.config_reference import config_page, json_schema, site_page
 from nanochat.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -97,13 +97,18 @@ def test_the_schema_on_disk_is_that_of_the_types() -> None:
     assert on_disk == json_schema(), "run `make docs`"
 
 
+def test_the_page_of_site_keys_on_disk_is_that_of_the_types() -> None:
+    on_disk = (ROOT / "docs" / "reference" / "site.md").read_text()
+    assert on_disk == site_page(), "run `make docs`"
+
+
 def test_the_reference_page_on_disk_is_that_of_the_types() -> None:
     on_disk = (ROOT / "docs/reference/config.md").read_text()
-    assert on_disk == reference_page(), "run `make docs`"
+    assert on_disk == config_page(), "run `make docs`"
 
 
 def test_every_key_has_its_help() -> None:
-    for line in reference_page().splitlines():
+    for line in config_page().splitlines():
         if line.startswith("| `"):
             assert len(line.split("|")[-2].strip()) > 10, line
 

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanochat.config import STAGES, Config, load_config
-from nanochat.errors import ConfigError, NanochatError
+from nanochat.errors import ConfigError, DiskError, NanochatError
+from nanochat.hpc.environment import load_env_local
+from nanochat.hpc.outcomes import write_outcome
+from nanochat.hpc.slurm_variables import job_id
 
 if TYPE_CHECKING:
     from nanochat.data.layout import CorpusLayout
@@ -76,11 +79,24 @@ def main() -> None:
     # Threads that wait by spinning starve each other when anything else runs: measured with a busy
     # second process, a training step takes a third of the time with this, and 4 % more without one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    load_env_local(Path.cwd(), os.environ)
     try:
         app()
     except NanochatError as error:
         print(f"error: {error}", file=sys.stderr)
+        _leave_outcome(error)
         sys.exit(error.exit_code)
+
+
+def _leave_outcome(error: NanochatError) -> None:
+    """In a SLURM job of the workflow: files how the command ended, for status and executor."""
+    folder, job = os.environ.get("NANOCHAT_OUTCOMES"), job_id(os.environ)
+    if folder and job:
+        command = " ".join(sys.argv[1:3])
+        try:
+            write_outcome(Path(folder), job, command, error.exit_code, str(error))
+        except DiskError as exc:  # must not hide why the command ended
+            print(f"the outcome was not filed: {exc}", file=sys.stderr)
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -112,7 +128,36 @@ def data_record(shard: ShardNumber, config: ConfigFile = DEFAULT_CONFIG) -> None
     from nanochat.data.shards import record_shard
 
     resolved = load_config(config)
-    record_shard(_layout(resolved).parquet(shard), resolved.disk.shard_record(shard))
+    layout = _layout(resolved)
+    record_shard(layout.parquet(shard), layout.record(shard))
+
+
+@data.command("download")
+def data_download(
+    shard: Annotated[int, typer.Option("--shard", help="Its number in the data set.", min=0)],
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Download a shard of the data set that data.source names; needs internet."""
+    from nanochat.data.download import download_shard
+    from nanochat.data.layout import hub_corpus
+
+    disk = load_config(config).disk
+    corpus = hub_corpus(disk)
+    if corpus is None or shard >= corpus.shards:
+        source = disk.config.data.source
+        raise ConfigError(f"data.source {source} has no shard {shard} to download: change either")
+    download_shard(corpus, shard, disk.downloaded_shard(shard))
+
+
+@data.command("downloads")
+def data_downloads(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """List what has been downloaded for this run, with SHA-256: its downloads.json."""
+    from nanochat.data.download import write_downloads
+    from nanochat.data.layout import hub_corpus
+
+    resolved = load_config(config)
+    disk = resolved.disk
+    write_downloads(hub_corpus(disk), _layout(resolved), disk.downloads)
 
 
 @data.command("tokenize")
@@ -241,7 +286,8 @@ def train_base_command(config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Pretrain on the packed rows of text.
 
     Reads the tokenizer and tokens/; writes checkpoints/<run>/base, models/<run>/base and the
-    journal. Exit codes: 0 done, 75 stopped by a signal with a checkpoint, 77 diverged.
+    journal. Exit codes: 0 done, 75 stopped with a checkpoint by a signal or near the time limit,
+    77 diverged.
     """
     from nanochat.eval.bpb import bits_per_byte
     from nanochat.train.stages import train_base
@@ -324,8 +370,7 @@ def report(config: ConfigFile = DEFAULT_CONFIG) -> None:
 
     resolved = load_config(config)
     disk = resolved.disk
-    numbers = [*disk.shard_numbers, disk.validation_number]
-    *shards, validation = (read_json(disk.shard_record(n), "make run") for n in numbers)
+    *shards, validation = (read_json(path, "make run") for path in _layout(resolved).records)
     corpus = {"dataset": disk.dataset, "shards": shards, "validation": validation}
     write_json(disk.corpus_record, corpus)
     records = {"corpus": disk.corpus_record, "tokenizer": disk.compression}
@@ -363,6 +408,65 @@ def chat_command(
     chat(model, disk.tokenizer, prompt, temperature, top_k or None, max_new_tokens, seed)
 
 
+# --- a cluster ----------------------------------------------------------------------------------
+
+
+@app.command("env")
+def env_command(
+    profile: Annotated[Path, typer.Option(help="Folder of the cluster's profile.")],
+) -> None:
+    """Print a profile's environment variables, for the shell: eval "$(nanochat env ...)"."""
+    import shlex
+
+    import yaml
+
+    from nanochat.hpc.environment import variables
+    from nanochat.hpc.site import Site
+
+    file = profile / "site.yaml"
+    if not file.is_file():
+        raise ConfigError(f"no file {file}: name a profile's folder, as profiles/ptolemy")
+    site = Site.resolve(yaml.safe_load(file.read_text(encoding="utf-8"))["site"], os.environ)
+    for name, value in variables(site, os.environ).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command("status")
+def status_command(
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        float | None,
+        typer.Option(help="Print it again every so many seconds, until Ctrl-C.", min=5),
+    ] = None,
+) -> None:
+    """Show where the run stands: what is done, running, queued or failed, and why."""
+    import json
+    from contextlib import suppress
+
+    from rich.console import Console
+
+    from nanochat.hpc.status_table import print_status
+    from nanochat.hpc.survey import survey
+    from nanochat.track.journal import last_events
+
+    resolved = load_config(config)
+    layout, disk = _layout(resolved), resolved.disk
+    console = Console(highlight=False)
+    with suppress(KeyboardInterrupt):
+        while True:
+            events = last_events(disk.journal)
+            status = survey(disk, layout.records, layout.kind == "download", events)
+            if as_json:
+                print(json.dumps(status.to_json(), indent=2))
+            else:
+                print_status(status, console)
+            if watch is None:
+                return
+            time.sleep(watch)
+            console.clear()
+
+
 # --- config -------------------------------------------------------------------------------------
 
 
@@ -383,11 +487,13 @@ def config_schema() -> None:
 
 
 @config_commands.command("reference")
-def config_reference() -> None:
+def config_reference(
+    site: Annotated[bool, typer.Option("--site", help="Of a profile's site.yaml instead.")] = False,
+) -> None:
     """Print the reference page of all keys, as Markdown."""
-    from nanochat.config_reference import reference_page
+    from nanochat.config_reference import config_page, site_page
 
-    print(reference_page(), end="")
+    print(site_page() if site else config_page(), end="")
 
 
 # --- shared -------------------------------------------------------------------------------------
@@ -396,7 +502,7 @@ def config_reference() -> None:
 def _layout(config: Config) -> "CorpusLayout":
     from nanochat.data.layout import corpus_layout
 
-    return corpus_layout(config.disk.source, config.disk.corpus, config.data.train_shards)
+    return corpus_layout(config.disk)
 
 
 def _training_text(config: Config) -> str:
@@ -416,6 +522,6 @@ def _write_evaluation(config: Config, stage: str, record: dict[str, Any], starte
     about = {
         "weights_sha256": trained["weights_sha256"],
         "settings": config.settings_of("base_eval" if stage == "base" else "chat_eval"),
-        "provenance": provenance(started, device_name(default_device())),
+        "provenance": provenance(started, device_name(default_device()), job_id(os.environ)),
     }
     write_json(config.disk.evaluation(stage), {**record, **about})

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -37,6 +37,8 @@ EMBEDDED = "embedded"
 STAGES = ("base", "mid", "sft")
 ALL: Any = ...
 """Of a section: all of its keys."""
+
+S = TypeVar("S", bound="Section")
 
 
 class Section(BaseModel):
@@ -62,8 +64,9 @@ class DataSettings(Section):
     """The text that the base model is trained on."""
 
     source: str = EMBEDDED
-    """`embedded` (documentation in this Python), a folder of shard_*.parquet, or your own .txt,
-    .jsonl or .parquet (file or folder). A bare name is a folder in `base_dir`/base_data."""
+    """`embedded` (documentation in this Python), `climbmix-400b-shuffle` or
+    `fineweb-edu-100b-shuffle` (downloaded), a folder of shard_*.parquet, or your own .txt, .jsonl
+    or .parquet (file or folder). Another bare name is a folder in `base_dir`/base_data."""
     train_shards: int = Field(default=4, ge=1, le=100_000)
     """Number of training shards; one more is the validation shard. A folder of shards has to
     hold at least this many, and its last one is the validation shard."""
@@ -168,6 +171,9 @@ class OperationSettings(Section):
     """Steps between measurements of validation bits per byte."""
     save_every_minutes: float = Field(default=15.0, ge=0)
     """Minutes between checkpoints. 0 saves after every step."""
+    leave_before_limit_seconds: float = Field(default=120.0, ge=0)
+    """Seconds before a SLURM job's time limit at which training saves and leaves to be continued,
+    beside the time for a step and a save."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Checkpoints kept while training; a finished stage keeps its last one."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -217,11 +223,7 @@ class Config(Section):
             known = sorted(path.stem for path in presets.glob("*.yaml"))
             raise ConfigError(f"unknown preset {preset!r}: {_nearest(preset, known)}")
         merged = _merge(_read_yaml(file), given)
-        _refuse_unknown_keys(cls, merged, "")
-        try:
-            config = cls.model_validate(merged)
-        except ValidationError as exc:
-            raise ConfigError(_sentence(exc)) from exc
+        config = validated(cls, merged)
         config._require_whole_rows()
         return config
 
@@ -303,9 +305,16 @@ class Paths:
         source = self.config.data.source
         if source == EMBEDDED:
             return None
-        if "/" not in source and not Path(source).exists():
-            return self.base_dir / "base_data" / source
+        if self.bare_source is not None:
+            return self.base_dir / "base_data" / self.bare_source
         return Path(os.path.expandvars(source)).expanduser()
+
+    @property
+    def bare_source(self) -> str | None:
+        """`data.source` where it is a bare name: a data set, or a folder, of base_data."""
+        source = self.config.data.source
+        bare = source != EMBEDDED and "/" not in source and not Path(source).exists()
+        return source if bare else None
 
     @property
     def dataset(self) -> str:
@@ -334,6 +343,17 @@ class Paths:
     def shard_record(self, number: int | str) -> Path:
         """What a shard holds: documents, bytes, SHA-256, and the path of its parquet file."""
         return self.corpus / f"shard_{_five_digits(number)}.json"
+
+    def downloaded_shard(self, number: int | str) -> Path:
+        """A file of the data set that `data.source` names; its record is beside it. Its folder is
+        not `corpus`, so that configs with other numbers of shards share it."""
+        folder = self.base_dir / "base_data" / str(self.bare_source)
+        return folder / f"shard_{_five_digits(number)}.parquet"
+
+    @property
+    def downloads(self) -> Path:
+        """The list of what a run has downloaded."""
+        return self.run / "downloads.json"
 
     # --- tokens ---------------------------------------------------------------------------------
 
@@ -440,6 +460,16 @@ class Paths:
         return self.run / "logs"
 
     @property
+    def outcomes(self) -> Path:
+        """How the run's SLURM jobs ended that ended with an error, one file a job."""
+        return self.run / "outcomes"
+
+    @property
+    def ended(self) -> Path:
+        """Folder of markers: an empty file for each SLURM job whose command has ended."""
+        return self.run / "ended"
+
+    @property
     def report(self) -> Path:
         """The report card."""
         return self.base_dir / "report" / self.config.run / "report.md"
@@ -495,18 +525,30 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _refuse_unknown_keys(section: type[Section], given: Mapping[str, Any], prefix: str) -> None:
+def validated(section: type[S], given: Mapping[str, Any], prefix: str = "") -> S:
+    """`given` as a `section`; raises ConfigError, which names the key as `prefix` and its path."""
+    _refuse_unknown_keys(section, given, prefix, keys(section, prefix))
+    try:
+        return section.model_validate(given)
+    except ValidationError as exc:
+        raise ConfigError(_sentence(exc, prefix)) from exc
+
+
+def _refuse_unknown_keys(
+    section: type[Section], given: Mapping[str, Any], prefix: str, known: list[str]
+) -> None:
+    sections = list(dict.fromkeys(key.rpartition(".")[0] for key in known if "." in key))
     for key, value in given.items():
         field = section.model_fields.get(str(key))
         if field is None:
-            near = _nearest(f"{prefix}{key}", keys() + list(Config.model_fields))
+            near = _nearest(f"{prefix}{key}", known + sections)
             raise ConfigError(f"unknown config key {prefix}{key}: {near}")
         if not is_section(field.annotation):
             continue
         if not isinstance(value, Mapping):
             raise ConfigError(f"config key {prefix}{key} holds {value!r}: it takes keys below it")
         inner = typing.cast(type[Section], field.annotation)
-        _refuse_unknown_keys(inner, value, f"{prefix}{key}.")
+        _refuse_unknown_keys(inner, value, f"{prefix}{key}.", known)
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -519,9 +561,9 @@ def _nearest(word: str, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
 
 
-def _sentence(exc: ValidationError) -> str:
+def _sentence(exc: ValidationError, prefix: str) -> str:
     first = exc.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = prefix + ".".join(str(part) for part in first["loc"])
     seen = "nothing" if first["type"] == "missing" else repr(first["input"])
     more = f" ({exc.error_count() - 1} more)" if exc.error_count() > 1 else ""
     reason = first["msg"][0].lower() + first["msg"][1:]

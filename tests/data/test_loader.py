@@ -138,6 +138,13 @@ def test_validation_reads_the_first_rows_in_order(device_rows: int, files: list[
     assert sum(len(inputs_BT) for inputs_BT, _ in everything) == 17
 
 
+@pytest.mark.parametrize("ranks", [1, 3, 4, 12])
+def test_ranks_share_the_validation_rows(ranks: int, files: list[Path]) -> None:
+    shares = [list(validation_batches(files[2], 10, 2, BOS, rank, ranks)) for rank in range(ranks)]
+    rows = [row for share in shares for inputs_BT, _ in share for row in inputs_BT[:, 0].tolist()]
+    assert rows == list(range(6, 16))
+
+
 def test_files_of_different_tokenizers_do_not_mix(tmp_path: Path) -> None:
     files = write_numbered_rows(tmp_path, (3,))
     rows_NC = np.zeros((3, T + 1), dtype=np.uint16)

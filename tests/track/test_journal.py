@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import MissingArtefact
-from nanochat.track.journal import Journal, read_events
+from nanochat.track.journal import Journal, last_events, read_events
 
 
 def test_events_are_read_in_the_order_they_were_written(tmp_path: Path) -> None:
@@ -63,3 +63,37 @@ def test_a_loss_that_json_cannot_say_is_refused(tmp_path: Path) -> None:
 def test_a_missing_journal_says_what_writes_it(tmp_path: Path) -> None:
     with pytest.raises(MissingArtefact, match="no journal"):
         list(read_events(tmp_path / "none.jsonl"))
+
+
+def test_last_events_of_no_journal_and_of_an_empty_one_are_none(tmp_path: Path) -> None:
+    assert last_events(tmp_path / "none.jsonl") == []
+    (tmp_path / "empty.jsonl").touch()
+    assert last_events(tmp_path / "empty.jsonl") == []
+
+
+@pytest.mark.parametrize("tail_bytes", [1, 40, 300, 5_000, 10**9])
+def test_last_events_are_the_start_and_the_tail_of_what_follows(
+    tmp_path: Path, tail_bytes: int
+) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for stage in ("base", "mid"):
+        journal.write("start", stage=stage, step=0, steps=30)
+        for step in range(30):
+            journal.write("step", stage=stage, step=step)
+    journal.close()
+    everything = list(read_events(journal.path))
+    tail = last_events(journal.path, tail_bytes)
+    starts = [event for event in everything if event["event"] == "start"]
+    assert tail[-1:] == everything[-1:] and tail[0] in starts
+    assert tail[1:] == everything[len(everything) - len(tail) + 1 :]
+    whole = tail_bytes > journal.path.stat().st_size
+    assert (tail == everything) is whole
+
+
+def test_last_events_pass_over_a_torn_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("start", stage="base", step=0, steps=3)
+    journal.close()
+    with open(journal.path, "a") as handle:
+        handle.write('{"event": "st')
+    assert [event["event"] for event in last_events(journal.path)] == ["start"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.train import lock
 from nanochat.train.lock import one_writer
 
 HOLD = (
@@ -39,3 +40,43 @@ def test_a_killed_writer_leaves_no_lock(tmp_path: Path, capsys: pytest.CaptureFi
     with one_writer(tmp_path):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_the_lock_names_its_slurm_job_while_it_is_held(tmp_path: Path) -> None:
+    with one_writer(tmp_path, "17"):
+        assert (tmp_path / "lock").read_text().endswith(" in SLURM job 17\n")
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_lock_that_another_job_still_running_left_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where locks do not reach other nodes, the kernel grants this one at once."""
+    monkeypatch.setattr(lock, "SECONDS_BETWEEN_QUERIES", 0.01)
+    (tmp_path / "lock").write_text("process 4 on gpu02 in SLURM job 16\n")
+    answers = [True, True, False]
+
+    def is_running(job_id: str) -> bool:
+        assert job_id == "16"
+        return answers.pop(0)
+
+    with one_writer(tmp_path, "17", is_running):
+        assert answers == []
+    assert "process 4 on gpu02 in SLURM job 16 is training into" in capsys.readouterr().err
+
+
+def test_an_earlier_attempt_of_the_own_job_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("process 4 on gpu02 in SLURM job 17\n")
+    with one_writer(tmp_path, "17", lambda _: True):
+        pass
+
+
+def test_slurm_that_gives_no_answer_is_taken_for_a_running_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not lock.may_be_running("16")  # no SLURM here
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\nexit 1\n")
+    squeue.chmod(0o755)
+    assert lock.may_be_running("16")

@@ -2,86 +2,15 @@
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from tiny_training import STEPS, assert_same_bits, make_job, run, state_of
 
-from nanochat.config import OperationSettings
-from nanochat.data.loader import RowLoader
-from nanochat.data.rows import write_rows
-from nanochat.errors import TrainingDiverged
-from nanochat.model.gpt import GPT
-from nanochat.model.gpt_config import GPTConfig
-from nanochat.model.optimizer import MuonAdamW
-from nanochat.track.journal import Journal, read_events
+from nanochat.errors import StoppedEarly, TrainingDiverged
+from nanochat.track.journal import read_events
 from nanochat.train.checkpoints import CheckpointStore
-from nanochat.train.loop import Job, Multipliers, StoppedEarly, TrainingResult, train
-
-STEPS = 6
-SHAPE = GPTConfig.from_depth(2, vocab_size=64, sequence_len=16, aspect_ratio=16, head_dim=16)
-
-
-@pytest.fixture
-def row_file(tmp_path: Path) -> Path:
-    """Forty rows of counting upwards from a random start, with some padding at the end."""
-    rng = np.random.default_rng(0)
-    rows_NC = (np.arange(17) + rng.integers(0, 64, (40, 1))) % 64
-    rows_NC[::4, 12:] = np.iinfo(np.uint16).max
-    record = {"tokenizer": "t"}
-    write_rows(tmp_path, "shard_00000", rows_NC.astype(np.uint16), None, record)
-    return tmp_path / "shard_00000.npy"
-
-
-def make_job(
-    row_file: Path,
-    device_rows: int = 4,
-    save_every_minutes: float = 0.0,
-    validate: Callable[[], float] = lambda: 2.0,
-    validate_every_steps: int = 2,
-) -> Job:
-    model = GPT(SHAPE, torch.float32)
-    model.init_weights(1)
-    return Job(
-        stage="base",
-        training="f" * 16,
-        model=model,
-        optimizer=MuonAdamW(model, lr_scale=0.1, weight_decay=0.1),
-        loader=RowLoader([row_file], rows_per_step=8, seed=3, bos_id=0),
-        steps=STEPS,
-        multipliers=lambda step: Multipliers(1.0 - step / STEPS, 0.9, 1.0),
-        validate=validate,
-        operation=OperationSettings(
-            device_rows=device_rows,
-            save_every_minutes=save_every_minutes,
-            validate_every_steps=validate_every_steps,
-            compile="off",
-        ),
-        flops_per_token=1e6,
-        peak_flops=1e12,
-    )
-
-
-def run(job: Job, folder: Path, name: str = "run") -> TrainingResult:
-    journal = Journal(folder / f"{name}.jsonl")
-    try:
-        return train(job, CheckpointStore(folder / name, "f" * 64, keep=2), journal)
-    finally:
-        journal.close()
-
-
-def state_of(job: Job) -> dict[str, torch.Tensor]:
-    optimizer = {f"optimizer.{name}": value for name, value in job.optimizer.state_dict().items()}
-    return {**job.model.state_dict(), **optimizer}
-
-
-def assert_same_bits(one: Job, other: Job) -> None:
-    first, second = state_of(one), state_of(other)
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
 
 
 class Killed(BaseException):
@@ -193,8 +122,9 @@ def test_a_number_that_is_not_finite_stops_before_the_update(
     assert CheckpointStore(tmp_path / "run", "f" * 64, keep=2).steps()[-1] == 3
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
 def test_a_signal_saves_at_the_step_boundary_and_the_next_run_continues(
-    row_file: Path, tmp_path: Path
+    row_file: Path, tmp_path: Path, name: str
 ) -> None:
     undisturbed = make_job(row_file, save_every_minutes=60)
     run(undisturbed, tmp_path, "undisturbed")
@@ -206,13 +136,15 @@ def test_a_signal_saves_at_the_step_boundary_and_the_next_run_continues(
         nonlocal calls
         calls += 1
         if calls == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.Signals[name])
         return honest(*batch)
 
     job.model.loss_sum = terminate  # type: ignore[method-assign]
-    with pytest.raises(StoppedEarly, match="SIGTERM stopped base training after step 2") as caught:
+    with pytest.raises(StoppedEarly, match=f"{name} stopped base training after step 2") as caught:
         run(job, tmp_path)
     assert caught.value.exit_code == 75
+    last = list(read_events(tmp_path / "run.jsonl"))[-1]
+    assert (last["event"], last["reason"], last["requeued"]) == ("stop", name, False)
     resumed = make_job(row_file, save_every_minutes=60)
     run(resumed, tmp_path)
     assert_same_bits(undisturbed, resumed)

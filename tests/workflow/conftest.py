@@ -93,7 +93,7 @@ class Checkout:
         """Writes keys into config.yaml, as a user does."""
         given = yaml.safe_load(self.config.read_text())
         for name, value in sections.items():
-            given[name] = {**given[name], **value} if isinstance(value, dict) else value
+            given[name] = {**given.get(name, {}), **value} if isinstance(value, dict) else value
         self.config.write_text(yaml.safe_dump(given))
 
 
@@ -137,3 +137,9 @@ def checkout(road: Checkout, tmp_path: Path) -> Checkout:
     folder = tmp_path / "checkout"
     shutil.copytree(road.folder, folder, symlinks=True)
     return Checkout(folder)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Checkout:
+    """A checkout in which nothing has been run yet."""
+    return copy_of_workflow(tmp_path, dict(TOY))

@@ -272,6 +272,7 @@ def test_the_dry_run_of_the_local_profile_lists_every_job(checkout) -> None:
     shutil.rmtree(checkout.base_dir)
     checkout.config.write_text("preset: local\n")
     assert checkout.planned() == {
+        "downloads": 1,
         "embedded_corpus": 1,
         "train_tokenizer": 1,
         "eval_tokenizer": 1,
@@ -282,10 +283,3 @@ def test_the_dry_run_of_the_local_profile_lists_every_job(checkout) -> None:
         **DEPENDS_ON_BASE,
     }
     assert not checkout.base_dir.exists()
-
-
-@pytest.mark.parametrize("preset", ["d12", "d20", "d24"])
-def test_a_real_preset_without_its_shards_says_where_they_belong(checkout, preset: str) -> None:
-    checkout.config.write_text(f"preset: {preset}\n")
-    output = checkout.run("-n", expect=2)
-    assert "put its shard_*.parquet files there" in output

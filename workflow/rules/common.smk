@@ -2,16 +2,25 @@
 
 import fcntl
 import os
+import platform
 import shlex
 import sys
 import time
 from pathlib import Path
 
 from nanochat.config import STAGES, Config
+from nanochat.data.internet import download_command, require_internet
 from nanochat.data.layout import conversation_files, corpus_layout
 from nanochat.data.sources import content_fingerprint
-from nanochat.errors import BadInput, NanochatError
-from nanochat.files import disk_errors, require_writable, write_text
+from nanochat.errors import BadInput, ConfigError, NanochatError
+from nanochat.files import disk_errors, make_directory, require_writable, write_text
+from nanochat.hpc import resources
+from nanochat.hpc.environment import OFFLINE, load_env_local, variables
+from nanochat.hpc.handover import require_same_config
+from nanochat.hpc.site import Site
+from nanochat.hpc.slurm import job_name, queued_jobs
+from nanochat.model.hardware import peak_of
+from nanochat.model.workload import evaluation_flops, training_flops
 
 
 def one_sentence(error):
@@ -21,21 +30,39 @@ def one_sentence(error):
 
 
 try:
+    load_env_local(Path.cwd(), os.environ)
+    # The cluster, where the profile names one: its site.yaml arrives in Snakemake's config.
+    SITE = Site.resolve(config.pop("site"), os.environ) if "site" in config else None
+    if SITE:
+        os.environ.update(variables(SITE, os.environ))
     CONFIG = Config.resolve(config)
     DISK = CONFIG.disk
     require_writable(DISK.base_dir)
-    CORPUS = corpus_layout(DISK.source, DISK.corpus, CONFIG.data.train_shards)
+    CORPUS = corpus_layout(DISK)
     CONVERSATIONS = conversation_files(DISK.conversations)
 except NanochatError as error:
     one_sentence(error)
 
 # Every rule's command is the `nanochat` beside the Python that runs Snakemake, and reads the config
-# as Snakemake resolved it.
+# as Snakemake resolved it. In a SLURM job there is no network, and the command leaves a marker when
+# it ends, so that the executor need not ask SLURM all the time.
 BIN = Path(sys.executable).parent
+os.environ.update(NANOCHAT_CONFIG=str(DISK.resolved_config))
+offline = " ".join(f"{name}={value}" for name, value in OFFLINE.items())
 shell.prefix(
+    "set -euo pipefail; "
     f"export PATH={shlex.quote(str(BIN))}:$PATH "
     f"NANOCHAT_CONFIG={shlex.quote(str(DISK.resolved_config))}; "
+    'if [ -n "${{SLURM_JOB_ID:-}}" ]; then '
+    f"export {offline} NANOCHAT_ENDED={shlex.quote(str(DISK.ended))} "
+    f"NANOCHAT_OUTCOMES={shlex.quote(str(DISK.outcomes))}; "
+    """trap ': > "$NANOCHAT_ENDED/$SLURM_JOB_ID"' EXIT; fi; """
 )
+
+# The hosts that downloads may run on, as shell patterns; none: any host.
+INTERNET_HOSTS = SITE.internet_hosts if SITE else ()
+# What this config needs from the internet.
+DOWNLOADS = CORPUS.shards if CORPUS.kind == "download" else ()
 
 TRAIN_SHARDS = [f"{number:05d}" for number in DISK.shard_numbers]
 VALIDATION_SHARD = f"{DISK.validation_number:05d}"
@@ -52,6 +79,39 @@ STAGE_BEFORE = {"mid": "base", "sft": "mid"}
 wildcard_constraints:
     shard=r"\d+",
     stage="|".join(STAGE_BEFORE),
+
+
+def threads_of(rule_kind):
+    """Cores of a job: the site's, else all that Snakemake may use here."""
+    if SITE is None:
+        return workflow.cores
+    return {"gpu": SITE.gpu.cpus, "cpu": SITE.cpu.cpus}[rule_kind]
+
+
+def cpu_job():
+    """What a rule without a GPU asks SLURM for; nothing on one machine."""
+    return resources.cpu_resources(SITE) if SITE else {}
+
+
+def training_job(stage):
+    """What a training asks SLURM for: every GPU, and a walltime planned from its operations."""
+    if SITE is None:
+        return {}
+    peak = resources.gpu_peak_flops(SITE, peak_of(SITE.gpu.model or ""))
+    return resources.training_resources(SITE, training_flops(CONFIG, stage), peak)
+
+
+def evaluation_job(stage):
+    """What an evaluation asks SLURM for: one GPU."""
+    if SITE is None:
+        return {}
+    peak = resources.gpu_peak_flops(SITE, peak_of(SITE.gpu.model or ""))
+    return resources.evaluation_resources(SITE, evaluation_flops(CONFIG, stage), peak)
+
+
+def launcher(wildcards, resources):
+    """`srun ...` where a job has several ranks, nothing where it has one."""
+    return resources.get("mpi", "")
 
 
 def determined_by(rule):
@@ -88,6 +148,8 @@ def start_workflow():
             lock.parent.mkdir(parents=True, exist_ok=True)
             WORKFLOW_LOCK = open(lock, "a")
             fcntl.flock(WORKFLOW_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        refuse_downloads_without_internet()
+        prepare_for_slurm()
         write_text(DISK.resolved_config, CONFIG.yaml())
     except BlockingIOError:
         one_sentence(
@@ -98,6 +160,33 @@ def start_workflow():
         )
     except NanochatError as error:
         one_sentence(error)
+
+
+def prepare_for_slurm():
+    """What jobs on a cluster need before the first of them is submitted."""
+    if SITE is None:
+        if workflow.non_local_exec:
+            raise ConfigError(
+                "the profile names no site, so no job would know what to ask for: give its "
+                "site.yaml too, --configfile profiles/NAME/site.yaml"
+            )
+        return
+    name = job_name(CONFIG.run, DISK.base_dir)
+    require_same_config(DISK.resolved_config, CONFIG, lambda: queued_jobs(name))
+    for folder in (DISK.ended, DISK.outcomes):
+        make_directory(folder)
+
+
+def refuse_downloads_without_internet():
+    """Ends in seconds, with nothing submitted, what would fail for want of internet later."""
+    planned = {Path(file) for job in workflow.dag.needrun_jobs() for file in job.output}
+    require_internet(
+        [path for path in DOWNLOADS if path in planned and not path.exists()],
+        platform.node(),
+        INTERNET_HOSTS,
+        download_command(sys.argv),
+        DISK.logs / "missing_downloads.log",
+    )
 
 
 def announce():

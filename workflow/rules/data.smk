@@ -5,12 +5,14 @@ if CORPUS.kind == "embedded":
     rule embedded_corpus:
         output:
             shards=CORPUS.shards,
-            records=[DISK.shard_record(shard) for shard in ALL_SHARDS],
+            records=CORPUS.records,
         log:
             DISK.logs / "embedded_corpus.log",
         conda:
             "../envs/nanochat.yaml"
-        threads: workflow.cores
+        threads: threads_of("cpu")
+        resources:
+            **cpu_job(),
         params:
             determined_by=determined_by("corpus"),
         shell:
@@ -23,18 +25,20 @@ elif CORPUS.kind == "text":
             ancient(CORPUS.inputs),
         output:
             shards=CORPUS.shards,
-            records=[DISK.shard_record(shard) for shard in ALL_SHARDS],
+            records=CORPUS.records,
         log:
             DISK.logs / "import_corpus.log",
         conda:
             "../envs/nanochat.yaml"
+        resources:
+            **cpu_job(),
         params:
             determined_by=determined_by("corpus"),
             content=[content_fingerprint(path) for path in CORPUS.inputs],
         shell:
             "nanochat data import 2>&1 | tee -i {log}"
 
-else:
+elif CORPUS.kind == "shards":
 
     rule record_shard:
         input:
@@ -45,6 +49,8 @@ else:
             DISK.logs / "record_shard" / "{shard}.log",
         conda:
             "../envs/nanochat.yaml"
+        resources:
+            **cpu_job(),
         params:
             content=lambda wildcards: content_fingerprint(
                 CORPUS.parquet(wildcards.shard)
@@ -56,7 +62,7 @@ else:
 rule train_tokenizer:
     input:
         shards=[ancient(CORPUS.parquet(shard)) for shard in TRAIN_SHARDS],
-        records=[DISK.shard_record(shard) for shard in TRAIN_SHARDS],
+        records=CORPUS.records[:-1],
     output:
         merges=DISK.tokenizer / "merges.tiktoken",
         tokenizer=DISK.tokenizer_file,
@@ -64,7 +70,9 @@ rule train_tokenizer:
         DISK.logs / "train_tokenizer.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: workflow.cores
+    threads: threads_of("cpu")
+    resources:
+        **cpu_job(),
     params:
         determined_by=determined_by("train_tokenizer"),
     shell:
@@ -75,13 +83,15 @@ rule eval_tokenizer:
     input:
         tokenizer=DISK.tokenizer_file,
         validation=ancient(CORPUS.parquet(VALIDATION_SHARD)),
-        record=DISK.shard_record(VALIDATION_SHARD),
+        record=CORPUS.record(VALIDATION_SHARD),
     output:
         DISK.compression,
     log:
         DISK.logs / "eval_tokenizer.log",
     conda:
         "../envs/nanochat.yaml"
+    resources:
+        **cpu_job(),
     shell:
         "nanochat tokenizer eval 2>&1 | tee -i {log}"
 
@@ -89,7 +99,7 @@ rule eval_tokenizer:
 rule tokenize_shard:
     input:
         shard=lambda wildcards: ancient(CORPUS.parquet(wildcards.shard)),
-        record=DISK.shard_record("{shard}"),
+        record=lambda wildcards: CORPUS.record(wildcards.shard),
         tokenizer=DISK.tokenizer_file,
     output:
         rows=DISK.rows("{shard}"),
@@ -98,6 +108,8 @@ rule tokenize_shard:
         DISK.logs / "tokenize_shard" / "{shard}.log",
     conda:
         "../envs/nanochat.yaml"
+    resources:
+        **cpu_job(),
     shell:
         "nanochat data tokenize --shard {wildcards.shard} 2>&1 | tee -i {log}"
 
@@ -105,7 +117,7 @@ rule tokenize_shard:
 rule generate_tasks:
     input:
         shards=[ancient(CORPUS.parquet(shard)) for shard in ALL_SHARDS],
-        records=[DISK.shard_record(shard) for shard in ALL_SHARDS],
+        records=CORPUS.records,
     output:
         questions=[*ITEMS["train"], *ITEMS["test"]],
         manifest=DISK.task_manifest,
@@ -113,6 +125,8 @@ rule generate_tasks:
         DISK.logs / "generate_tasks.log",
     conda:
         "../envs/nanochat.yaml"
+    resources:
+        **cpu_job(),
     params:
         determined_by=determined_by("generate_tasks"),
     shell:
@@ -133,6 +147,8 @@ rule chat_rows:
         DISK.logs / "chat_rows" / "{stage}.log",
     conda:
         "../envs/nanochat.yaml"
+    resources:
+        **cpu_job(),
     params:
         determined_by=lambda wildcards: determined_by(f"{wildcards.stage}_rows"),
         content=[content_fingerprint(path) for path in CONVERSATIONS],
@@ -143,7 +159,7 @@ rule chat_rows:
 rule eval_bundle:
     input:
         validation=ancient(CORPUS.parquet(VALIDATION_SHARD)),
-        record=DISK.shard_record(VALIDATION_SHARD),
+        record=CORPUS.record(VALIDATION_SHARD),
     output:
         DISK.eval_bundle / "core.yaml",
         DISK.eval_bundle / "eval_meta_data.csv",
@@ -152,6 +168,8 @@ rule eval_bundle:
         DISK.logs / "eval_bundle.log",
     conda:
         "../envs/nanochat.yaml"
+    resources:
+        **cpu_job(),
     params:
         determined_by=determined_by("eval_bundle"),
     shell:

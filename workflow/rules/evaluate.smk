@@ -17,7 +17,9 @@ rule base_eval:
         DISK.logs / "base_eval.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: workflow.cores
+    threads: threads_of("gpu")
+    resources:
+        **evaluation_job("base"),
     params:
         determined_by=determined_by("base_eval"),
     shell:
@@ -37,7 +39,9 @@ rule chat_eval:
         DISK.logs / "chat_eval" / "{stage}.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: workflow.cores
+    threads: threads_of("gpu")
+    resources:
+        **evaluation_job("sft"),
     params:
         determined_by=determined_by("chat_eval"),
     shell:
@@ -46,7 +50,7 @@ rule chat_eval:
 
 rule report:
     input:
-        shards=[DISK.shard_record(shard) for shard in ALL_SHARDS],
+        shards=CORPUS.records,
         compression=DISK.compression,
         trainings=[DISK.stage(stage) / "record.json" for stage in STAGES],
         evaluations=[DISK.evaluation(stage) for stage in STAGES],

@@ -14,11 +14,14 @@ rule base_train:
         DISK.logs / "base_train.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: workflow.cores
+    threads: threads_of("gpu")
+    resources:
+        **training_job("base"),
     params:
         determined_by=determined_by("base_train"),
+        launcher=launcher,
     shell:
-        "nanochat train base 2>&1 | tee -i {log}"
+        "{params.launcher} nanochat train base 2>&1 | tee -i {log}"
 
 
 rule mid_train:
@@ -32,11 +35,14 @@ rule mid_train:
         DISK.logs / "mid_train.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: workflow.cores
+    threads: threads_of("gpu")
+    resources:
+        **training_job("mid"),
     params:
         determined_by=determined_by("mid_train"),
+        launcher=launcher,
     shell:
-        "nanochat train mid 2>&1 | tee -i {log}"
+        "{params.launcher} nanochat train mid 2>&1 | tee -i {log}"
 
 
 rule chat_sft:
@@ -50,8 +56,11 @@ rule chat_sft:
         DISK.logs / "chat_sft.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: workflow.cores
+    threads: threads_of("gpu")
+    resources:
+        **training_job("sft"),
     params:
         determined_by=determined_by("chat_sft"),
+        launcher=launcher,
     shell:
-        "nanochat train sft 2>&1 | tee -i {log}"
+        "{params.launcher} nanochat train sft 2>&1 | tee -i {log}"

@@ -72,8 +72,7 @@ class RowLoader:
         place of padding.
         """
         rows = self.rows_of_step(step)
-        first = rank * len(rows) // world_size
-        last = (rank + 1) * len(rows) // world_size
+        first, last = _share(len(rows), rank, world_size)
         for start in range(first, last, device_rows):
             yield self._batch(rows[start : min(start + device_rows, last)])
 
@@ -90,17 +89,28 @@ class RowLoader:
 
 
 def validation_batches(
-    row_file: Path, max_rows: int, device_rows: int, bos_id: int
+    row_file: Path,
+    max_rows: int,
+    device_rows: int,
+    bos_id: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Yields the first `max_rows` rows of a file in order, as `RowLoader.micro_batches` does.
 
-    The rows are the same whatever `device_rows` is.
+    The rows of all ranks together are the same whatever `device_rows` and `world_size` are.
     """
     shard = open_rows(Path(row_file))
     n_rows = min(max_rows, len(shard.ids_NC))
-    for start in range(0, n_rows, device_rows):
-        local = np.arange(start, min(start + device_rows, n_rows))
+    first, last = _share(n_rows, rank, world_size)
+    for start in range(first, last, device_rows):
+        local = np.arange(start, min(start + device_rows, last))
         yield _as_batch(*_read(shard, local, bos_id))
+
+
+def _share(n: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Where the rank's slice of range(n) begins and ends; it is empty where ranks outnumber n."""
+    return rank * n // world_size, (rank + 1) * n // world_size
 
 
 def permuted(indices: Ints, n: int, seed: int, epoch: int) -> Ints:

@@ -10,6 +10,7 @@ since Snakemake asks these questions each time it parses the workflow.
 import hashlib
 from pathlib import Path
 
+from nanochat.data.registry import CORPORA
 from nanochat.errors import BadInput
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -29,8 +30,8 @@ def source_files(source: Path) -> tuple[str, list[Path]]:
         return "text", [_known_suffix(source)]
     if not source.is_dir():
         raise BadInput(
-            f"data.source is {source}, which is not there: put its shard_*.parquet files there, or "
-            "give a file or a folder of your own"
+            f"data.source is {source}, which is not there: put its shard_*.parquet files there, "
+            f"give a file or a folder of your own, or name a data set ({', '.join(CORPORA)})"
         )
     shards = sorted(source.glob("shard_*.parquet"))
     if len(shards) == 1:

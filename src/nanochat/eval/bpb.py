@@ -8,7 +8,7 @@ Reads packed rows as batches of token ids; writes nothing.
 
 import lzma
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -27,13 +27,19 @@ IGNORED = -1  # the target of a position that is not scored
 
 @torch.no_grad()
 def bits_per_byte(
-    model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_bytes: NDArray[np.int32]
+    model: GPT,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    token_bytes: NDArray[np.int32],
+    over_ranks: Callable[[Sequence[float]], list[float]] = list,
 ) -> dict[str, float]:
     """Σ nats / (ln 2 · Σ bytes) over the scored targets of `batches`.
 
     `batches` yields (inputs_BT, targets_BT), int64; a target of -1 is not scored, nor is a special
     token, whose entry in `token_bytes` (int32 [V]) is 0. How rows are cut into batches changes
-    nothing but the rounding. Returns {"value": bits per byte, "tokens", "bytes", "nats"}.
+    nothing but the rounding. Where ranks share the rows, `over_ranks` adds up their [nats, tokens,
+    bytes], and one without rows has no say.
+
+    Returns {"value": bits per byte, "tokens", "bytes", "nats"}.
 
     Raises BadInput when nothing at all was scored.
     """
@@ -48,10 +54,11 @@ def bits_per_byte(
         nats += losses_BT.double().sum().item()
         tokens += int(scored_BT.sum())
         n_bytes += int(bytes_V[targets_BT[scored_BT]].sum())
-    if n_bytes == 0:
+    nats, all_tokens, all_bytes = over_ranks([nats, tokens, n_bytes])
+    if all_bytes == 0:
         raise BadInput("no byte of text to score: the validation rows hold only special tokens")
-    value = nats / (math.log(2) * n_bytes)
-    return {"value": value, "tokens": tokens, "bytes": n_bytes, "nats": nats}
+    value = nats / (math.log(2) * all_bytes)
+    return {"value": value, "tokens": int(all_tokens), "bytes": int(all_bytes), "nats": nats}
 
 
 def text_of_rows(rows_NT: NDArray[np.integer], max_rows: int, tokenizer: Tokenizer) -> bytes:

@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
+from nanochat.config import Config
 from nanochat.errors import ConfigError, DamagedArtefact
 
 CONFIG_VERSION = 1
@@ -165,3 +166,23 @@ class GPTConfig:
                 f"{sorted(given - known)}: the file is damaged, train again"
             )
         return cls(**{name: values[name] for name in known})
+
+
+def shape_of(config: Config) -> GPTConfig:
+    """The shape of the model that a run's config asks for."""
+    wanted, vocab_size = config.model, config.tokenizer.vocab_size
+    if wanted.architecture == "october-2025":
+        shape = GPTConfig.october_2025(
+            wanted.depth, vocab_size, wanted.sequence_len, wanted.aspect_ratio, wanted.head_dim
+        )
+    else:
+        shape = GPTConfig.from_depth(
+            wanted.depth,
+            vocab_size,
+            wanted.sequence_len,
+            wanted.aspect_ratio,
+            wanted.head_dim,
+            wanted.window_pattern,
+        )
+    switched_off: dict[str, Any] = dict.fromkeys(wanted.without, False)
+    return replace(shape, **switched_off)

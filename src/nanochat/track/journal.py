@@ -11,6 +11,7 @@ line of a (stage, step) counts.
 """
 
 import json
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from typing import Any
 
 from nanochat.errors import MissingArtefact
 from nanochat.files import disk_errors, make_directory
+
+START_OF_START = b'{"event": "start",'
 
 
 class Journal:
@@ -47,6 +50,19 @@ class Journal:
         os.close(self._descriptor)
 
 
+class SilentJournal(Journal):
+    """For all ranks but the first: a run has one writer."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """The events of a journal in the order they were written; a torn line is passed over."""
     try:
@@ -57,6 +73,25 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
                     yield event
     except FileNotFoundError as exc:
         raise MissingArtefact(f"no journal {path}: run `make run` first") from exc
+
+
+def last_events(path: Path, tail_bytes: int = 131_072) -> list[dict[str, Any]]:
+    """The events in the last bytes of a journal, and the `start` that they follow on, however far
+    back it lies; empty where there is no journal. Takes as long for a big journal as for a small.
+    """
+    try:
+        with open(path, "rb") as handle:
+            if os.fstat(handle.fileno()).st_size == 0:
+                return []
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as journal:
+                tail = journal.rfind(b"\n", 0, max(0, len(journal) - tail_bytes)) + 1
+                start = journal.rfind(START_OF_START, 0, tail)
+                before = [] if start < 0 else [journal[start : journal.find(b"\n", start)]]
+                lines = [*before, *journal[tail:].splitlines()]
+    except FileNotFoundError:
+        return []
+    events = (parse_event(line.decode(errors="replace")) for line in lines)
+    return [event for event in events if event is not None]
 
 
 def parse_event(line: str) -> dict[str, Any] | None:

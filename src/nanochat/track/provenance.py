@@ -1,28 +1,27 @@
 """Where a number comes from: commit, host, processor, versions, job, times.
 
-`provenance(started, gpu)` goes into every record, so that each number of the report can be traced.
-Reads git (where there is one), /proc/cpuinfo and the environment; writes nothing.
+`provenance(started, gpu, job_id)` goes into every record, so that each number of the report can be
+traced.
+Reads git (where there is one) and /proc/cpuinfo; writes nothing.
 """
 
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-JOB_ID_VARIABLES = ("SLURM_JOB_ID",)
 CHECKOUT = Path(__file__).parents[3]
 
 
-def provenance(
-    started: float, gpu: str | None = None, environment: Mapping[str, str] = os.environ
-) -> dict[str, Any]:
-    """A JSON-like dict; `started` and the current time are seconds since 1970."""
+def provenance(started: float, gpu: str | None, job_id: str | None) -> dict[str, Any]:
+    """A JSON-like dict; `started` and the current time are seconds since 1970.
+
+    `gpu` is a device's name, `job_id` SLURM's; each None where there is none.
+    """
     commit, dirty = _git()
-    job = next((environment[name] for name in JOB_ID_VARIABLES if name in environment), None)
     return {
         "commit": commit,
         "dirty": dirty,
@@ -33,7 +32,7 @@ def provenance(
         "torch": version("torch"),
         "python": platform.python_version(),
         "nanochat": version("nanochat-slurm"),
-        "job_id": job,
+        "job_id": job_id,
         "started": round(started, 1),
         "finished": round(time.time(), 1),
     }

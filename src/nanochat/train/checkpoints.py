@@ -47,12 +47,20 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one training, identified by its fingerprint."""
+    """The checkpoints of one training, identified by its fingerprint.
 
-    def __init__(self, stage_folder: Path, fingerprint: str, keep: int) -> None:
+    With `read_only`, for all ranks but the first, nothing is touched; only `load` may be called.
+    """
+
+    def __init__(
+        self, stage_folder: Path, fingerprint: str, keep: int, read_only: bool = False
+    ) -> None:
         self.fingerprint = fingerprint
-        self.folder = make_directory(stage_folder / fingerprint[:16])
+        self.folder = stage_folder / fingerprint[:16]
         self.keep = keep
+        if read_only:
+            return
+        make_directory(self.folder)
         for leftover in self.folder.glob(".tmp-*"):  # of a process that was killed while saving
             shutil.rmtree(leftover)
 

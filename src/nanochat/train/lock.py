@@ -1,52 +1,104 @@
 """One writer: two processes never train into the same checkpoint folder.
 
-    with one_writer(folder): ...
+    with one_writer(folder, job_id): ...
 
 The kernel holds the lock and drops it when the process dies, however it dies. A second process says
 who holds the lock and waits: after a crash of the workflow alone, its orphaned trainer finishes,
-and the waiting one finds everything done. Writes `lock` (process id and host, for people).
+and the waiting one finds everything done. On some shared file systems such a lock does not reach
+other nodes; so the file names its holder's SLURM job too, and while SLURM says that that one runs,
+it holds the lock. Writes `lock` (process id, host and job).
 """
 
 import fcntl
 import os
 import platform
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nanochat.errors import SlurmUnavailable
 from nanochat.files import disk_errors, make_directory
+from nanochat.hpc import slurm
 
 POLL_SECONDS = 1.0
+SECONDS_BETWEEN_QUERIES = 10.0
 SECONDS_BETWEEN_NOTICES = 30.0
+JOB = re.compile(r" in SLURM job (\S+)")
+
+
+def may_be_running(job_id: str) -> bool:
+    """What SLURM says; True while it gives no answer, since two writers are worse than a wait."""
+    if not slurm.slurm_is_here():
+        return False
+    try:
+        return slurm.job_is_running(job_id)
+    except SlurmUnavailable:
+        return True
 
 
 @contextmanager
-def one_writer(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock during the block; waits for it as long as another process has it."""
+def one_writer(
+    folder: Path, job_id: str | None = None, job_is_running: Callable[[str], bool] = may_be_running
+) -> Iterator[None]:
+    """Holds the folder's lock during the block; waits for it as long as another process has it.
+
+    `job_id` is this process's SLURM job, None outside SLURM.
+    """
     path = make_directory(folder) / "lock"
     with disk_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _wait_for(descriptor, path)
-        with disk_errors(path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
-        yield
+        notice = _Notice(path)
+        while not _is_free(descriptor):
+            notice.give()
+            time.sleep(POLL_SECONDS)
+        while (holder := _job_named(path)) not in (None, job_id) and job_is_running(str(holder)):
+            notice.give()
+            time.sleep(SECONDS_BETWEEN_QUERIES)
+        job = f" in SLURM job {job_id}" if job_id else ""
+        _write(descriptor, path, f"process {os.getpid()} on {platform.node()}{job}\n")
+        try:
+            yield
+        finally:
+            _write(descriptor, path, "")  # its job may run on, with other things to do
     finally:
         os.close(descriptor)
 
 
-def _wait_for(descriptor: int, path: Path) -> None:
-    next_notice = 0.0
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _is_free(descriptor: int) -> bool:
+    """Takes the lock if nobody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _job_named(path: Path) -> str | None:
+    match = JOB.search(path.read_text(encoding="utf-8", errors="replace"))
+    return match[1] if match else None
+
+
+def _write(descriptor: int, path: Path, text: str) -> None:
+    with disk_errors(path):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+        os.fsync(descriptor)  # other nodes read it
+
+
+class _Notice:
+    """Says for whom this process waits, at first and every half minute."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.next = 0.0
+
+    def give(self) -> None:
+        if time.monotonic() < self.next:
             return
-        except BlockingIOError:
-            if time.monotonic() >= next_notice:
-                holder = path.read_text(encoding="utf-8").strip() or "another process"
-                print(f"{holder} is training into {path.parent}: waiting for it", file=sys.stderr)
-                next_notice = time.monotonic() + SECONDS_BETWEEN_NOTICES
-            time.sleep(POLL_SECONDS)
+        holder = self.path.read_text(encoding="utf-8").strip() or "another process"
+        print(f"{holder} is training into {self.path.parent}: waiting for it", file=sys.stderr)
+        self.next = time.monotonic() + SECONDS_BETWEEN_NOTICES

@@ -9,6 +9,7 @@ last the stage's result: models/<run>/<stage>/model.safetensors, config.json and
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,24 +25,30 @@ from nanochat.data.rows import open_rows, verify_rows
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.files import fingerprint, read_json, write_json
 from nanochat.model import schedules
-from nanochat.model.device import default_device, same_bits_every_time
+from nanochat.model.device import same_bits_every_time
 from nanochat.model.gpt import GPT
-from nanochat.model.gpt_config import GPTConfig
+from nanochat.model.gpt_config import shape_of
 from nanochat.model.hardware import device_name, peak_flops
 from nanochat.model.optimizer import MuonAdamW
 from nanochat.model.scaling import TrainingPlan, count_parameters, flops_per_token, plan
 from nanochat.model.weights import load_model, save_model
-from nanochat.track.journal import Journal
+from nanochat.track.journal import Journal, SilentJournal
 from nanochat.track.provenance import provenance
 from nanochat.track.wandb_follower import start_follower
 from nanochat.train.checkpoints import CheckpointStore
-from nanochat.train.lock import one_writer
-from nanochat.train.loop import Job, Multipliers, TrainingResult, train
+from nanochat.train.distributed import RankGroup
+from nanochat.train.job import Job, Multipliers, TrainingResult
+from nanochat.train.launch import Launch, launched
+from nanochat.train.loop import train
 
 STAGE_BEFORE = {"mid": "base", "sft": "mid"}
 
-# How a model's bits per byte are measured on batches (eval/bpb.py): handed in by the caller.
-BitsPerByte = Callable[[GPT, Iterable[Batch], npt.NDArray[np.int32]], Mapping[str, float]]
+# How a model's bits per byte are measured on batches (eval/bpb.py): handed in by the caller, with
+# what sums over the ranks.
+OverRanks = Callable[[Sequence[float]], list[float]]
+BitsPerByte = Callable[
+    [GPT, Iterable[Batch], npt.NDArray[np.int32], OverRanks], Mapping[str, float]
+]
 
 
 @dataclass(frozen=True)
@@ -61,32 +68,29 @@ class Stage:
     """Fingerprints of everything that was read."""
 
 
-def gpt_config(config: Config) -> GPTConfig:
-    """The shape of the model that the config asks for."""
-    wanted = config.model
-    vocab_size = config.tokenizer.vocab_size
-    if wanted.architecture == "october-2025":
-        shape = GPTConfig.october_2025(
-            wanted.depth, vocab_size, wanted.sequence_len, wanted.aspect_ratio, wanted.head_dim
-        )
-    else:
-        shape = GPTConfig.from_depth(
-            wanted.depth,
-            vocab_size,
-            wanted.sequence_len,
-            wanted.aspect_ratio,
-            wanted.head_dim,
-            wanted.window_pattern,
-        )
-    switched_off: dict[str, Any] = dict.fromkeys(wanted.without, False)
-    return replace(shape, **switched_off)
-
-
-def train_base(config: Config, bits_per_byte: BitsPerByte) -> None:
+def train_base(
+    config: Config, bits_per_byte: BitsPerByte, environment: Mapping[str, str] = os.environ
+) -> None:
     """Pretrains from fresh weights; see the module's docstring for what is read and written."""
+    with launched(config.disk.checkpoints("base"), environment) as launch:
+        _train_stage(config, _base_stage(config, launch.group), launch, bits_per_byte)
+
+
+def train_chat(
+    config: Config,
+    name: str,
+    bits_per_byte: BitsPerByte,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Trains `mid` or `sft` from the model of the stage before it, with fresh moments."""
+    with launched(config.disk.checkpoints(name), environment) as launch:
+        _train_stage(config, _chat_stage(config, name, launch.group), launch, bits_per_byte)
+
+
+def _base_stage(config: Config, group: RankGroup) -> Stage:
     disk, settings = config.disk, config.base
     rows = [disk.rows(number) for number in disk.shard_numbers]
-    shape = gpt_config(config)
+    shape = shape_of(config)
     base_plan = plan(
         shape,
         settings.tokens_per_parameter,
@@ -94,25 +98,23 @@ def train_base(config: Config, bits_per_byte: BitsPerByte) -> None:
         settings.total_batch_tokens,
         settings.lr_scale,
     )
-    stage = Stage(
+    return Stage(
         name="base",
-        model=GPT.fresh(shape, default_device(), config.seed),
+        model=GPT.fresh(shape, group.device, config.seed),
         rows=rows,
         plan=base_plan,
         warmdown=settings.warmdown_fraction,
         final_lr=schedules.FINAL_LR,
         settings=config.settings_of("base_train"),
-        inputs=_inputs(config, rows),
+        inputs=_inputs(config, rows, group),
     )
-    _train_stage(config, stage, bits_per_byte)
 
 
-def train_chat(config: Config, name: str, bits_per_byte: BitsPerByte) -> None:
-    """Trains `mid` or `sft` from the model of the stage before it, with fresh moments."""
+def _chat_stage(config: Config, name: str, group: RankGroup) -> Stage:
     settings = config.chat_stage(name)
     before = config.disk.stage(STAGE_BEFORE[name])
     rows = [config.disk.chat_rows(name)]
-    model = load_model(before, default_device())
+    model = load_model(before, group.device)
     record = read_json(before / "record.json", "make run")
     rows_per_step = settings.total_batch_tokens // model.config.sequence_len
     steps = max(1, math.ceil(settings.epochs * len(open_rows(rows[0]).ids_NC) / rows_per_step))
@@ -122,7 +124,7 @@ def train_chat(config: Config, name: str, bits_per_byte: BitsPerByte) -> None:
         total_batch_tokens=settings.total_batch_tokens,
         lr_scale=config.base.lr_scale * settings.lr_fraction,
     )
-    stage = Stage(
+    return Stage(
         name=name,
         model=model,
         rows=rows,
@@ -130,28 +132,35 @@ def train_chat(config: Config, name: str, bits_per_byte: BitsPerByte) -> None:
         warmdown=settings.warmdown_fraction,
         final_lr=0.0,
         settings=config.settings_of("mid_train" if name == "mid" else "chat_sft"),
-        inputs={**_inputs(config, rows), "model": record["weights_sha256"]},
+        inputs={**_inputs(config, rows, group), "model": record["weights_sha256"]},
     )
-    _train_stage(config, stage, bits_per_byte)
 
 
-def _train_stage(config: Config, stage: Stage, bits_per_byte: BitsPerByte) -> None:
-    disk, started = config.disk, time.time()
+def _train_stage(config: Config, stage: Stage, launch: Launch, bits_per_byte: BitsPerByte) -> None:
+    disk, operation, started = config.disk, config.operation, time.time()
     same_bits_every_time()
     identity = fingerprint([stage.settings, stage.inputs, stage.model.config.to_dict()])
-    with one_writer(disk.checkpoints(stage.name)):
-        keep = config.operation.keep_checkpoints
-        store = CheckpointStore(disk.checkpoints(stage.name), identity, keep)
-        journal = Journal(disk.journal)
-        if config.operation.wandb != "off":
-            start_follower(disk.journal, stage.name, config.run, config.operation.wandb, disk.wandb)
-        result = train(_job(config, stage, identity, bits_per_byte), store, journal)
-        journal.close()
-        _publish(config, stage, result, identity, started)
+    group, deadline = launch
+    first = group.is_first
+    store = CheckpointStore(
+        disk.checkpoints(stage.name), identity, operation.keep_checkpoints, read_only=not first
+    )
+    journal = Journal(disk.journal) if first else SilentJournal()
+    if first and operation.wandb != "off":
+        start_follower(disk.journal, stage.name, config.run, operation.wandb, disk.wandb)
+    job = _job(config, stage, identity, group, bits_per_byte)
+    result = train(job, store, journal, deadline)
+    journal.close()
+    if first:
+        job_id = deadline.job.id if deadline.job else None
+        about = provenance(started, device_name(stage.model.device), job_id)
+        _publish(config, stage, result, identity, about)
         store.prune(1)
 
 
-def _job(config: Config, stage: Stage, identity: str, bits_per_byte: BitsPerByte) -> Job:
+def _job(
+    config: Config, stage: Stage, identity: str, group: RankGroup, bits_per_byte: BitsPerByte
+) -> Job:
     disk = config.disk
     tokenizer = Tokenizer.load(disk.tokenizer)
     shape, steps = stage.model.config, stage.plan.steps
@@ -177,8 +186,10 @@ def _job(config: Config, stage: Stage, identity: str, bits_per_byte: BitsPerByte
             max_rows,
             config.operation.device_rows,
             tokenizer.bos_id,
+            group.rank,
+            group.world_size,
         )
-        return bits_per_byte(stage.model, batches, tokenizer.token_bytes())["value"]
+        return bits_per_byte(stage.model, batches, tokenizer.token_bytes(), group.sum)["value"]
 
     return Job(
         stage=stage.name,
@@ -192,11 +203,12 @@ def _job(config: Config, stage: Stage, identity: str, bits_per_byte: BitsPerByte
         operation=config.operation,
         flops_per_token=flops_per_token(shape),
         peak_flops=peak_flops(stage.model.device),
+        group=group,
     )
 
 
 def _publish(
-    config: Config, stage: Stage, result: TrainingResult, identity: str, started: float
+    config: Config, stage: Stage, result: TrainingResult, identity: str, about: dict[str, Any]
 ) -> None:
     """The stage's result; the record comes last, since it says that all is there."""
     folder = config.disk.stage(stage.name)
@@ -216,14 +228,15 @@ def _publish(
         "fingerprint": identity,
         "result": asdict(result),
         "weights_sha256": digest,
-        "provenance": provenance(started, device_name(stage.model.device)),
+        "provenance": about,
     }
     write_json(folder / "record.json", record)
 
 
-def _inputs(config: Config, rows: Sequence[Path]) -> dict[str, Any]:
-    """Fingerprints of the tokenizer and of the rows, with their masks; all bytes are verified."""
-    records = [verify_rows(file).record for file in rows]
+def _inputs(config: Config, rows: Sequence[Path], group: RankGroup) -> dict[str, Any]:
+    """Fingerprints of the tokenizer and of rows with their masks; rank 0 verifies all bytes."""
+    checked = verify_rows if group.is_first else open_rows
+    records = [checked(file).record for file in rows]
     return {
         "tokenizer": Tokenizer.load(config.disk.tokenizer).fingerprint,
         "rows": [[record["sha256"], record.get("mask_sha256")] for record in records],

@@ -5,19 +5,24 @@ with StopFlag() as stop:
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+"""How SLURM, a terminal, and `sbatch --signal` ask a process to stop."""
+
 
 class StopFlag:
-    """Catches SIGTERM and SIGINT while its block runs; a second SIGINT interrupts at once."""
+    """Catches CAUGHT while its block runs; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.requested: str | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopFlag":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in CAUGHT:
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -29,3 +34,15 @@ class StopFlag:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
+
+
+@contextmanager
+def warnings_ignored() -> Iterator[None]:
+    """Outside the loop, a warning of the time limit must not kill what is being written."""
+    numbers = (signal.SIGUSR1, signal.SIGUSR2)
+    previous = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,52 @@
+"""How a SLURM job's command ended, in a file that outlives the job.
+
+    write_outcome(disk.outcomes, "1234", "train base", error.exit_code, str(error))
+    outcome = read_outcome(disk.outcomes, "1234")
+
+SLURM keeps an exit code and a log that the next attempt overwrites; the sentence is kept here.
+Reads and writes <folder>/<job id>.json.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nanochat.errors import DamagedArtefact, MissingArtefact
+from nanochat.files import read_json, write_json
+
+RANKS_END_WITHIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command of a job said last. `time` is seconds since 1970."""
+
+    job_id: str
+    restarts: int
+    command: str
+    exit_code: int
+    sentence: str
+    time: float
+
+
+def write_outcome(
+    folder: Path, job_id: str, command: str, exit_code: int, sentence: str, restarts: int = 0
+) -> Outcome:
+    """Files how an attempt ended, and returns what stands in the file.
+
+    Of an attempt's ranks the first one to end is believed: the others fail because it is gone.
+    """
+    earlier, now = read_outcome(folder, job_id), round(time.time(), 3)
+    if earlier and earlier.restarts == restarts and now - earlier.time < RANKS_END_WITHIN_SECONDS:
+        return earlier
+    outcome = Outcome(job_id, restarts, command, exit_code, sentence, now)
+    write_json(folder / f"{job_id}.json", asdict(outcome))
+    return outcome
+
+
+def read_outcome(folder: Path, job_id: str) -> Outcome | None:
+    """How the job's last attempt ended; None where nothing readable says so."""
+    try:
+        return Outcome(**read_json(folder / f"{job_id}.json", "snakemake"))
+    except (MissingArtefact, DamagedArtefact, TypeError):
+        return None

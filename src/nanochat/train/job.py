@@ -1,0 +1,91 @@
+"""What a stage gives the training loop, what the loop keeps, and what it hands back."""
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from nanochat.config import OperationSettings
+from nanochat.data.loader import RowLoader
+from nanochat.model.gpt import GPT
+from nanochat.model.optimizer import MuonAdamW
+from nanochat.track.journal import Journal
+from nanochat.train.distributed import RankGroup
+
+LOSS_SMOOTHING = 0.9
+
+
+class Multipliers(NamedTuple):
+    """What the schedules say of one step."""
+
+    learning_rate: float
+    """Multiplies every group's learning rate."""
+    momentum: float
+    """Muon's momentum."""
+    weight_decay: float
+    """Multiplies Muon's weight decay."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage gives the loop."""
+
+    stage: str
+    training: str
+    """What tells this training's lines in the journal from those of another one."""
+    model: GPT
+    optimizer: MuonAdamW
+    loader: RowLoader
+    steps: int
+    multipliers: Callable[[int], Multipliers]
+    """Learning rate, momentum and weight decay of a step."""
+    validate: Callable[[], float]
+    """Bits per byte of held-out text; all ranks call it, and get the same number."""
+    operation: OperationSettings
+    flops_per_token: float
+    peak_flops: float | None
+    """FLOP/s that a rank's device reaches at best; None where nobody has measured it."""
+    group: RankGroup = field(default_factory=RankGroup)
+
+    def note(self, journal: Journal, event: str, step: int, **fields: Any) -> None:
+        """Writes an event of this training."""
+        journal.write(event, stage=self.stage, training=self.training, step=step, **fields)
+
+
+@dataclass
+class LoopState:
+    """What a checkpoint keeps beside weights and optimizer."""
+
+    step: int = 0
+    tokens: int = 0
+    """Tokens trained on, supervised or not, over all steps."""
+    seconds: float = 0.0
+    """Seconds spent in steps; saving and validating are not in it."""
+    smooth_loss: float = 0.0
+    """Exponential average of the loss, not yet corrected for its start at zero."""
+
+    def loss(self) -> float:
+        """The smoothed loss in nats per supervised token."""
+        return self.smooth_loss / (1 - LOSS_SMOOTHING ** max(self.step, 1))
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training reports. Seconds are of all attempts; memory is this process's."""
+
+    steps: int
+    tokens: int
+    train_loss: float
+    validation_bpb: float
+    seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process has held so far, in bytes: the GPU's where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

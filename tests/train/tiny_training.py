@@ -1,0 +1,86 @@
+"""A real, tiny training, seconds small, for the tests of this folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanochat.config import OperationSettings
+from nanochat.data.loader import RowLoader
+from nanochat.data.rows import write_rows
+from nanochat.hpc.deadline import Deadline
+from nanochat.model.gpt import GPT
+from nanochat.model.gpt_config import GPTConfig
+from nanochat.model.optimizer import MuonAdamW
+from nanochat.track.journal import Journal
+from nanochat.train.checkpoints import CheckpointStore
+from nanochat.train.job import Job, Multipliers, TrainingResult
+from nanochat.train.loop import train
+
+STEPS = 6
+SHAPE = GPTConfig.from_depth(2, vocab_size=64, sequence_len=16, aspect_ratio=16, head_dim=16)
+
+
+def write_row_file(folder: Path) -> Path:
+    """Forty rows of counting upwards from a random start, with some padding at the end."""
+    rng = np.random.default_rng(0)
+    rows_NC = (np.arange(17) + rng.integers(0, 64, (40, 1))) % 64
+    rows_NC[::4, 12:] = np.iinfo(np.uint16).max
+    write_rows(folder, "shard_00000", rows_NC.astype(np.uint16), None, {"tokenizer": "t"})
+    return folder / "shard_00000.npy"
+
+
+def make_job(
+    row_file: Path,
+    device_rows: int = 4,
+    save_every_minutes: float = 0.0,
+    validate: Callable[[], float] = lambda: 2.0,
+    validate_every_steps: int = 2,
+) -> Job:
+    model = GPT(SHAPE, torch.float32)
+    model.init_weights(1)
+    return Job(
+        stage="base",
+        training="f" * 16,
+        model=model,
+        optimizer=MuonAdamW(model, lr_scale=0.1, weight_decay=0.1),
+        loader=RowLoader([row_file], rows_per_step=8, seed=3, bos_id=0),
+        steps=STEPS,
+        multipliers=lambda step: Multipliers(1.0 - step / STEPS, 0.9, 1.0),
+        validate=validate,
+        operation=OperationSettings(
+            device_rows=device_rows,
+            save_every_minutes=save_every_minutes,
+            validate_every_steps=validate_every_steps,
+            compile="off",
+        ),
+        flops_per_token=1e6,
+        peak_flops=1e12,
+    )
+
+
+def run(
+    job: Job, folder: Path, name: str = "run", deadline: Deadline | None = None
+) -> TrainingResult:
+    """Trains into `folder`: checkpoints in `name`, the journal beside it."""
+    journal = Journal(folder / f"{name}.jsonl")
+    try:
+        return train(job, CheckpointStore(folder / name, "f" * 64, keep=2), journal, deadline)
+    finally:
+        journal.close()
+
+
+def state_of(job: Job) -> dict[str, torch.Tensor]:
+    optimizer = {f"optimizer.{name}": value for name, value in job.optimizer.state_dict().items()}
+    return {**job.model.state_dict(), **optimizer}
+
+
+def assert_same_bits(one: Job, other: Job) -> None:
+    assert_same_tensors(state_of(one), state_of(other))
+
+
+def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
