@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 env: ## build the environment of a cluster on its scratch: make env PROFILE=profiles/ptolemy
-	@workflow/envs/setup.sh $(PROFILE)
+	@workflow/envs/setup.sh "$(PROFILE)"
 
 run: setup ## train a small chat model here, from raw text to its report card (minutes)
 	@$(BIN)/snakemake --profile profiles/local

@@ -42,12 +42,12 @@ def test_the_sentence_names_files_host_and_command(tmp_path: Path, count: int, l
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["snakemake", "--profile", "profiles/x", "-n"], ["snakemake", "--profile=profiles/x"]],
+    ("given", "said"),
+    [
+        ("--profile profiles/x --config run=d20", " --until downloads"),
+        ("--profile profiles/x --until downloads", ""),
+    ],
 )
-def test_the_command_has_the_profile_that_was_given(arguments: list[str]) -> None:
-    assert download_command(arguments) == "snakemake --profile profiles/x --until downloads"
-
-
-def test_the_command_without_a_profile_has_none() -> None:
-    assert download_command(["snakemake", "-n"]) == "snakemake --until downloads"
+def test_the_command_is_the_one_given_up_to_the_downloads(given: str, said: str) -> None:
+    arguments = ["/venv/bin/snakemake", *given.split()]
+    assert download_command(arguments) == f"snakemake {given}{said}"

@@ -1,5 +1,6 @@
 """The road on the test cluster, run once: with no network but loopback and 5 MB of home."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def long_training(road: ClusterRun) -> ClusterRun:
 @pytest.fixture
 def run(road: ClusterRun, request: pytest.FixtureRequest) -> Iterator[ClusterRun]:
     """Another run beside the finished road, sharing tokenizer and rows: base_train is next."""
-    name = request.node.name.replace("_", "-")[:40].strip("-").replace("[", "-").replace("]", "")
+    name = re.sub(r"\W+|_", "-", request.node.name).strip("-")[-40:].strip("-")
     run = replace(road, name=name, variables={})
     yield run
     jobs = [job_id for job_id, *_ in run.jobs(rule="rule_")]

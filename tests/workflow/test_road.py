@@ -90,6 +90,19 @@ def test_touching_comments_and_reformatting_rerun_nothing(checkout) -> None:
     assert checkout.planned() == {}
 
 
+def test_a_model_of_other_settings_is_not_believed_when_snakemake_has_forgotten_it(
+    checkout,
+) -> None:
+    shutil.rmtree(checkout.folder / ".snakemake")
+    assert checkout.planned() == {}
+    checkout.edit(base={"steps": 13})
+    output = checkout.run("-n", expect=2)
+    assert "error: .nanochat/models/local/base was trained with other settings" in output
+    assert "(base.steps 12, now 13)" in output
+    shutil.rmtree(checkout.base_dir / "models" / "local" / "base")
+    assert checkout.planned().keys() >= {"base_train", "mid_train", "chat_sft"}
+
+
 def test_operation_settings_rerun_nothing(checkout) -> None:
     checkout.edit(operation={"device_rows": 4, "save_every_minutes": 5})
     assert checkout.planned() == {}

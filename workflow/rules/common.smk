@@ -1,24 +1,19 @@
-# What the rules share: the resolved config, the user's text, and the hooks of a workflow.
+# What the rules share: the resolved config, the cluster, the user's text, and what jobs ask for.
 
-import fcntl
 import os
-import platform
 import shlex
 import sys
-import time
 from pathlib import Path
 
 from nanochat.config import STAGES, Config
-from nanochat.data.internet import download_command, require_internet
 from nanochat.data.layout import conversation_files, corpus_layout
 from nanochat.data.sources import content_fingerprint
-from nanochat.errors import BadInput, ConfigError, NanochatError
-from nanochat.files import disk_errors, make_directory, require_writable, write_text
+from nanochat.errors import NanochatError
+from nanochat.files import require_writable
+from nanochat.forgotten import refuse_strangers
 from nanochat.hpc import resources
 from nanochat.hpc.environment import OFFLINE, load_env_local, variables
-from nanochat.hpc.handover import require_same_config
 from nanochat.hpc.site import Site
-from nanochat.hpc.slurm import job_name, queued_jobs
 from nanochat.model.hardware import peak_of
 from nanochat.model.workload import evaluation_flops, training_flops
 
@@ -40,6 +35,7 @@ try:
     require_writable(DISK.base_dir)
     CORPUS = corpus_layout(DISK)
     CONVERSATIONS = conversation_files(DISK.conversations)
+    refuse_strangers(CONFIG, Path(".snakemake"))
 except NanochatError as error:
     one_sentence(error)
 
@@ -59,8 +55,6 @@ shell.prefix(
     """trap ': > "$NANOCHAT_ENDED/$SLURM_JOB_ID"' EXIT; fi; """
 )
 
-# The hosts that downloads may run on, as shell patterns; none: any host.
-INTERNET_HOSTS = SITE.internet_hosts if SITE else ()
 # What this config needs from the internet.
 DOWNLOADS = CORPUS.shards if CORPUS.kind == "download" else ()
 
@@ -133,78 +127,3 @@ def chat_stage_input(stage):
         "validation": ancient(DISK.rows(VALIDATION_SHARD)),
         "validation_record": DISK.rows_record(VALIDATION_SHARD),
     }
-
-
-def start_workflow():
-    """Takes the base folder for this workflow and files the resolved config for its commands.
-
-    The kernel drops the lock when this process ends, however it ends: no lock is ever stale.
-    """
-    global STARTED, WORKFLOW_LOCK
-    STARTED = time.time()
-    lock = DISK.base_dir / "workflow.lock"
-    try:
-        with disk_errors(lock):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            WORKFLOW_LOCK = open(lock, "a")
-            fcntl.flock(WORKFLOW_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        refuse_downloads_without_internet()
-        prepare_for_slurm()
-        write_text(DISK.resolved_config, CONFIG.yaml())
-    except BlockingIOError:
-        one_sentence(
-            BadInput(
-                f"another workflow is running in {DISK.base_dir} (it holds {lock}): "
-                "wait for it or stop it; two at once would overwrite each other's files"
-            )
-        )
-    except NanochatError as error:
-        one_sentence(error)
-
-
-def prepare_for_slurm():
-    """What jobs on a cluster need before the first of them is submitted."""
-    if SITE is None:
-        if workflow.non_local_exec:
-            raise ConfigError(
-                "the profile names no site, so no job would know what to ask for: give its "
-                "site.yaml too, --configfile profiles/NAME/site.yaml"
-            )
-        return
-    name = job_name(CONFIG.run, DISK.base_dir)
-    require_same_config(DISK.resolved_config, CONFIG, lambda: queued_jobs(name))
-    for folder in (DISK.ended, DISK.outcomes):
-        make_directory(folder)
-
-
-def refuse_downloads_without_internet():
-    """Ends in seconds, with nothing submitted, what would fail for want of internet later."""
-    planned = {Path(file) for job in workflow.dag.needrun_jobs() for file in job.output}
-    require_internet(
-        [path for path in DOWNLOADS if path in planned and not path.exists()],
-        platform.node(),
-        INTERNET_HOSTS,
-        download_command(sys.argv),
-        DISK.logs / "missing_downloads.log",
-    )
-
-
-def announce():
-    """Says where the report is and how to talk to the model, once both are there."""
-    if DISK.report.is_file():
-        print(f"\nThe report card:    {DISK.report}")
-        command = os.path.relpath(BIN / "nanochat")
-        print(f"Talk to your model: {command} chat --config {DISK.resolved_config}")
-
-
-def explain_failure():
-    """Repeats, last, the one sentence with which each failed command ended; exits with 2."""
-    explained = False
-    for log in sorted(DISK.logs.glob("**/*.log")):
-        lines = log.read_text(errors="replace").splitlines()
-        fresh = log.stat().st_mtime > STARTED
-        if fresh and lines and lines[-1].startswith("error: "):
-            print(f"\n{lines[-1]}\n  (the whole log: {log})", file=sys.stderr)
-            explained = True
-    if explained:
-        raise SystemExit(NanochatError.exit_code)

@@ -1,4 +1,5 @@
 # What comes from the internet: fetched here, where Snakemake runs, before any job that needs it.
+# `retries: 0`: those of a profile are for trainings, which go on from their checkpoints.
 
 if CORPUS.kind == "download":
 
@@ -9,6 +10,7 @@ if CORPUS.kind == "download":
             record=DISK.downloaded_shard("{shard}").with_suffix(".json"),
         log:
             DISK.logs / "download_shard" / "{shard}.log",
+        retries: 0
         localrule: True
         conda:
             "../envs/nanochat.yaml"
@@ -24,6 +26,7 @@ rule downloads:
         DISK.downloads,
     log:
         DISK.logs / "downloads.log",
+    retries: 0
     localrule: True
     conda:
         "../envs/nanochat.yaml"

@@ -58,6 +58,7 @@ rule report:
         DISK.report,
     log:
         DISK.logs / "report.log",
+    retries: 0
     localrule: True
     conda:
         "../envs/nanochat.yaml"

@@ -5,9 +5,9 @@
 Asked before anything is submitted. Writes the list of missing files to `log` where it refuses.
 """
 
+import shlex
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
 
 from nanochat.errors import BadInput
@@ -47,7 +47,6 @@ def require_internet(
 
 
 def download_command(arguments: Sequence[str]) -> str:
-    """The command that only downloads, with the profile that Snakemake was called with."""
-    given = [right for left, right in pairwise(arguments) if left == "--profile"]
-    given += [word.partition("=")[2] for word in arguments if word.startswith("--profile=")]
-    return " ".join(["snakemake", *(f"--profile {name}" for name in given), "--until downloads"])
+    """The command that only downloads, for what Snakemake was called with (`sys.argv`)."""
+    until = [] if "--until" in arguments else ["--until", "downloads"]
+    return shlex.join(["snakemake", *arguments[1:], *until])

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards
@@ -34,11 +34,20 @@ from nanochat.hpc.retry import verdict
 
 SECONDS_BETWEEN_QUERIES = 60.0
 SECONDS_AFTER_A_MARKER = 60.0
-"""How long SLURM is asked every second after a command has ended."""
+"""How long SLURM is asked every second after a command has ended, while it answers."""
 STAGE_OF_RULE = {"base_train": "base", "mid_train": "mid", "chat_sft": "sft"}
 CONTROLLER_TROUBLE = ("Unable to contact", "Socket timed out", "timed out", "Connection refused")
 PATIENCE = 30
 """Queries in a row in which a job that SLURM no longer knows is waited for."""
+
+
+class Ended(NamedTuple):
+    """A job's marker: its command has ended, perhaps to be started again by SLURM."""
+
+    marked: float
+    """When the marker was written, by the file system's clock."""
+    seen: float
+    """When that was noticed, or SLURM last failed to answer, by this process's clock."""
 
 
 class Executor(SlurmExecutor):  # type: ignore[misc]
@@ -50,7 +59,8 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
         self.missing: dict[str, int] = {}
         self.progress: dict[int, float] = {}
         self.failures: dict[int, int] = {}
-        self.ended: dict[str, float] = {}
+        self.ended: dict[str, Ended] = {}
+        self.submitted: dict[str, SubmittedJobInfo] = {}
 
     @cached_property
     def run_config(self) -> Config:
@@ -115,17 +125,15 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
 
     def _a_command_ended(self) -> bool:
         """Whether an active job's command ended in the last minute, by its marker."""
-        with self.lock:
-            active = {info.external_jobid for info in self.active_jobs}
-        for job_id in active:
-            if (self.disk.ended / str(job_id)).exists():
-                self.ended.setdefault(job_id, time.monotonic())
         now = time.monotonic()
-        return any(
-            now - self.ended[job_id] < SECONDS_AFTER_A_MARKER
-            for job_id in active
-            if job_id in self.ended
-        )
+        for job_id in list(self.submitted):
+            try:
+                marked = (self.disk.ended / job_id).stat().st_mtime
+            except FileNotFoundError:
+                continue
+            if job_id not in self.ended or self.ended[job_id].marked != marked:
+                self.ended[job_id] = Ended(marked, now)
+        return any(now - ended.seen < SECONDS_AFTER_A_MARKER for ended in self.ended.values())
 
     async def check_active_jobs(
         self, active_jobs: list[SubmittedJobInfo]
@@ -139,18 +147,20 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
             if not self.asked_again:
                 self.logger.warning(f"{error}; jobs go on, asking again.")
             self.asked_again = True
+            now = time.monotonic()
+            self.ended = {job_id: Ended(marked, now) for job_id, (marked, _) in self.ended.items()}
             for info in active_jobs:
                 yield info
             return
         self.asked_again = False
         states = {job.id: job.state for job in queued}
         for info in active_jobs:
-            state = self._state(info.external_jobid, states)
+            state = await asyncio.to_thread(self._state, info.external_jobid, states)
             if state == "COMPLETED":
-                self._forget_marker(info)
+                self._forget(info)
                 self.report_job_success(info)
             elif state in slurm.FAILED_STATES and not self._slurm_requeues(info, state):
-                self._forget_marker(info)
+                self._forget(info)
                 self._report_end(info, state)
             else:
                 yield info
@@ -162,7 +172,10 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
             self.missing.pop(job_id, None)
             return states[job_id]
         since = datetime.now() - timedelta(days=30)
-        attempts = [job for job in slurm.past_jobs(self.run_uuid, since) if job.id == job_id]
+        try:
+            attempts = [job for job in slurm.past_jobs(self.run_uuid, since) if job.id == job_id]
+        except SlurmUnavailable:
+            return "UNKNOWN"
         if attempts:
             return attempts[-1].state
         self.missing[job_id] = self.missing.get(job_id, 0) + 1
@@ -176,7 +189,17 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
         self.missing[key] = self.missing.get(key, 0) + 1
         return self.missing[key] <= PATIENCE
 
-    def _forget_marker(self, info: SubmittedJobInfo) -> None:
+    def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
+        """Remembers the job until it has ended."""
+        self.submitted[str(job_info.external_jobid)] = job_info
+        super().report_job_submission(job_info, register_job=register_job)
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """On Ctrl-C: all jobs, also those whose state is being asked for at this moment."""
+        super().cancel_jobs(list(self.submitted.values()))
+
+    def _forget(self, info: SubmittedJobInfo) -> None:
+        self.submitted.pop(info.external_jobid, None)
         self.ended.pop(info.external_jobid, None)
         (self.disk.ended / str(info.external_jobid)).unlink(missing_ok=True)
 

@@ -1,0 +1,86 @@
+# What happens around a workflow: before its first job, at its end, and when it fails.
+
+import fcntl
+import platform
+import time
+
+from nanochat.data.internet import download_command, require_internet
+from nanochat.errors import BadInput, ConfigError
+from nanochat.files import disk_errors, make_directory, write_text
+from nanochat.hpc.handover import require_same_config
+from nanochat.hpc.log_tail import last_error
+from nanochat.hpc.slurm import job_name, queued_jobs
+
+
+def start_workflow():
+    """Takes the base folder for this workflow and files the resolved config for its commands.
+
+    The kernel drops the lock when this process ends, however it ends: no lock is ever stale.
+    """
+    global STARTED, WORKFLOW_LOCK
+    STARTED = time.time()
+    lock = DISK.base_dir / "workflow.lock"
+    try:
+        with disk_errors(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            WORKFLOW_LOCK = open(lock, "a")
+            fcntl.flock(WORKFLOW_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        refuse_downloads_without_internet()
+        prepare_for_slurm()
+        write_text(DISK.resolved_config, CONFIG.yaml())
+    except BlockingIOError:
+        one_sentence(
+            BadInput(
+                f"another workflow is running in {DISK.base_dir} (it holds {lock}): "
+                "wait for it or stop it; two at once would overwrite each other's files"
+            )
+        )
+    except NanochatError as error:
+        one_sentence(error)
+
+
+def prepare_for_slurm():
+    """What jobs on a cluster need before the first of them is submitted."""
+    if SITE is None:
+        if workflow.non_local_exec:
+            raise ConfigError(
+                "the profile names no site, so no job would know what to ask for: give its "
+                "site.yaml too, --configfile profiles/NAME/site.yaml"
+            )
+        return
+    name = job_name(CONFIG.run, DISK.base_dir)
+    require_same_config(DISK.resolved_config, CONFIG, lambda: queued_jobs(name))
+    for folder in (DISK.ended, DISK.outcomes):
+        make_directory(folder)
+
+
+def refuse_downloads_without_internet():
+    """Ends in seconds, with nothing submitted, what would fail for want of internet later."""
+    planned = {Path(file) for job in workflow.dag.needrun_jobs() for file in job.output}
+    require_internet(
+        [path for path in DOWNLOADS if path in planned and not path.exists()],
+        platform.node(),
+        SITE.internet_hosts if SITE else (),
+        download_command(sys.argv),
+        DISK.logs / "missing_downloads.log",
+    )
+
+
+def announce():
+    """Says where the report is and how to talk to the model, once both are there."""
+    if DISK.report.is_file():
+        print(f"\nThe report card:    {DISK.report}")
+        command = os.path.relpath(BIN / "nanochat")
+        print(f"Talk to your model: {command} chat --config {DISK.resolved_config}")
+
+
+def explain_failure():
+    """Repeats, last, the one sentence with which each failed command ended; exits with 2."""
+    explained = False
+    for log in sorted(DISK.logs.glob("**/*.log")):
+        sentence = last_error(log) if log.stat().st_mtime > STARTED else ""
+        if sentence:
+            print(f"\nerror: {sentence}\n  (the whole log: {log})", file=sys.stderr)
+            explained = True
+    if explained:
+        raise SystemExit(NanochatError.exit_code)
