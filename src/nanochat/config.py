@@ -35,6 +35,8 @@ from nanochat.files import fingerprint
 PRESETS = Path(__file__).parents[2] / "config" / "presets"
 EMBEDDED = "embedded"
 STAGES = ("base", "mid", "sft")
+TRAINING_RULES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}
+"""Stage -> the rule that trains it."""
 ALL: Any = ...
 """Of a section: all of its keys."""
 
@@ -188,7 +190,7 @@ class Config(Section):
     preset: str = "local"
     """Sizes to start from: a file in config/presets (local, d12, d20, d24). Keys given beside it
     replace the preset's."""
-    run: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    run: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=50)
     """Name of the run: its models, checkpoints, journal and report are filed under it."""
     seed: int = Field(default=42, ge=0, lt=2**31)
     """Seed of weights, data order and generated tasks."""

@@ -32,6 +32,10 @@ DISK_TROUBLE = {
 }
 
 
+NO_LOCKS_HERE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What a file system answers that has no locks: Lustre without `flock`, NFS without lockd."""
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turns an OSError of the disk's own into a DiskError that says what to do."""

@@ -11,18 +11,17 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
-from nanochat.config import Config
+from nanochat.config import TRAINING_RULES, Config
 from nanochat.errors import ConfigError
 from nanochat.files import read_json
 
-RULES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}
 NAME_MAX = 255
 
 
 def refuse_strangers(config: Config, snakemake_folder: Path) -> None:
     """Raises ConfigError where a finished stage was trained with other settings than `config`'s,
     and Snakemake has no record of it by which to see that."""
-    for stage, rule in RULES.items():
+    for stage, rule in TRAINING_RULES.items():
         record = config.disk.stage(stage) / "record.json"
         if not record.is_file() or _metadata(record, snakemake_folder).exists():
             continue

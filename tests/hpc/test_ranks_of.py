@@ -1,5 +1,7 @@
 """Which rank a process is, from what srun or torchrun tell it."""
 
+import os
+
 import pytest
 
 from nanochat.errors import ConfigError
@@ -89,9 +91,10 @@ def test_the_first_host_of_a_list(
     assert first_host(nodelist) == host
 
 
-def test_threads_are_those_of_srun_unless_the_user_says_otherwise() -> None:
-    step = {**STEP, "SLURM_CPUS_PER_TASK": "6"}
-    assert threads_of(step) == 6
-    assert threads_of({**step, "OMP_NUM_THREADS": "2"}) is None
+def test_threads_are_those_of_srun_at_most_the_cores_there_are() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert threads_of({**STEP, "SLURM_CPUS_PER_TASK": "1"}) == 1
+    assert threads_of({**STEP, "SLURM_CPUS_PER_TASK": "1", "OMP_NUM_THREADS": "16"}) == 1
+    assert threads_of({**STEP, "SLURM_CPUS_PER_TASK": str(cores + 1)}) == cores
     assert threads_of(STEP) is None
     assert threads_of({"SLURM_CPUS_PER_TASK": "6"}) is None

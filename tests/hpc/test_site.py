@@ -97,7 +97,8 @@ def test_a_walltime_is_planned_and_capped() -> None:
 
 def test_a_training_has_one_task_a_gpu_and_an_evaluation_one_gpu() -> None:
     training = training_resources(site(), 1e15, A100)
-    assert (training["gpu"], training["tasks"], training["nodes"]) == (8, 8, 1)
+    assert "--gpus-per-node=a100:8" in str(training["slurm_extra"])
+    assert (training["tasks_per_node"], training["nodes"]) == (8, 1)
     assert training["cpus_per_task"] == 2
     assert "--ntasks=8" in str(training["mpi"])
     evaluation = evaluation_resources(site(), 1e15, A100)
@@ -108,7 +109,7 @@ def test_a_training_has_one_task_a_gpu_and_an_evaluation_one_gpu() -> None:
 
 def test_one_gpu_needs_no_launcher() -> None:
     alone = training_resources(site(NANOCHAT_GPUS_PER_NODE="1"), 1e15, A100)
-    assert "mpi" not in alone and "tasks" not in alone
+    assert "mpi" not in alone and alone["gpu"] == 1
     assert alone["cpus_per_task"] == 16
 
 

@@ -104,7 +104,6 @@ def test_a_job_is_running_while_it_may_have_processes(
 def test_a_forgotten_job_is_not_running(commands: Path) -> None:
     fake(commands, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     assert not slurm.job_is_running("7")
-    assert slurm.end_time("7") is None
 
 
 def test_whether_a_job_runs_is_unknown_while_slurm_is_down(commands: Path) -> None:
@@ -158,11 +157,9 @@ def test_a_submitted_job_is_queued_under_its_name_and_rule(submit: Callable[...,
 
 
 @pytest.mark.slurm
-def test_a_running_job_ends_at_its_limit_and_is_requeued(submit: Callable[..., str]) -> None:
+def test_a_running_job_is_requeued(submit: Callable[..., str]) -> None:
     job_id = submit("nanochat-req-00000000", "--comment=rule_base_train")
     assert until(lambda: slurm.job_is_running(job_id))
-    end = slurm.end_time(job_id)
-    assert end is not None and abs(end - datetime.now().astimezone()) < timedelta(minutes=6)
     slurm.requeue(job_id)
     again = next(job for job in slurm.queued_jobs("nanochat-req-00000000") if job.id == job_id)
     assert again.restarts == 1 and again.is_live

@@ -201,7 +201,7 @@ def test_a_job_that_makes_the_files_again_runs_though_they_are_there(run: Run) -
 def test_a_failed_job_is_explained_by_its_outcome(run: Run) -> None:
     log = run.log("whatever\n", ago(minutes=5))
     failed = job("FAILED", start=ago(hours=1), end=ago(minutes=5), exit_code="1:0", nodes="gpu01")
-    outcome = Outcome("7", 0, "train base", 77, "the loss is nan", ago(minutes=5).timestamp())
+    outcome = Outcome("7", "train base", 77, "the loss is nan", ago(minutes=5).timestamp())
     row = run.row(failed, outcome=outcome)
     assert (row.state, row.why, row.exit_code) == ("failed", "the loss is nan", "77:0")
     assert (row.log, row.jobs, row.at) == (log, ("7",), ago(minutes=5))
@@ -222,13 +222,13 @@ def test_a_killed_job_is_explained_by_slurm(run: Run) -> None:
 
 
 def test_the_outcome_of_an_attempt_before_does_not_explain_a_timeout(run: Run) -> None:
-    earlier = Outcome("7", 0, "train base", 75, "stopped", ago(hours=5).timestamp())
+    earlier = Outcome("7", "train base", 75, "stopped", ago(hours=5).timestamp())
     row = run.row(job("TIMEOUT", start=ago(hours=1), end=ago(minutes=5)), outcome=earlier)
     assert (row.state, row.why) == ("failed", "its time was up")
 
 
 def test_a_job_that_stopped_with_a_checkpoint_is_interrupted(run: Run) -> None:
-    stopped = Outcome("7", 0, "train base", 75, "SIGUSR1 stopped it", ago(minutes=5).timestamp())
+    stopped = Outcome("7", "train base", 75, "SIGUSR1 stopped it", ago(minutes=5).timestamp())
     row = run.row(job("FAILED", start=ago(hours=1), end=ago(minutes=5)), outcome=stopped)
     assert (row.state, row.why) == ("interrupted", "SIGUSR1 stopped it")
 

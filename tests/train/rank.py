@@ -80,7 +80,7 @@ def remember_rows(job: Job) -> list[list[int]]:
 
 
 def train_as_a_rank(folder: Path, row_file: Path, name: str, trouble: str) -> None:
-    with launched(folder / name, os.environ) as (group, deadline):
+    with launched(folder / name, os.environ) as (group, deadline, _):
         job = make_ranks_job(group, row_file)
         if group.rank == 1:
             trouble_in_the_third_step(job, trouble)

@@ -1,12 +1,17 @@
 """Two processes never train into one folder; a lock never outlives its process."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from nanochat.errors import StoppedEarly
 from nanochat.train import lock
+from nanochat.train.checkpoints import CheckpointStore
 from nanochat.train.lock import one_writer
 
 HOLD = (
@@ -44,7 +49,7 @@ def test_a_killed_writer_leaves_no_lock(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_lock_names_its_slurm_job_while_it_is_held(tmp_path: Path) -> None:
     with one_writer(tmp_path, "17"):
-        assert (tmp_path / "lock").read_text().endswith(" in SLURM job 17\n")
+        assert (tmp_path / "lock").read_text().count(" in SLURM job 17 ") == 1
     assert (tmp_path / "lock").read_text() == ""
 
 
@@ -80,3 +85,27 @@ def test_slurm_that_gives_no_answer_is_taken_for_a_running_job(
     squeue.write_text("#!/bin/sh\nexit 1\n")
     squeue.chmod(0o755)
     assert lock.may_be_running("16")
+
+
+def test_who_holds_the_lock_sees_that_another_node_took_it_over(tmp_path: Path) -> None:
+    """As on a file system whose locks do not reach other nodes: the file is written by both."""
+    with one_writer(tmp_path, "17", lambda job: False) as lock:
+        assert lock.is_mine()
+        (tmp_path / "lock").write_text("process 1 on gpu02 in SLURM job 17 since now\n")
+        assert not lock.is_mine()
+        store = CheckpointStore(tmp_path, "f" * 64, keep=2, may_write=lock.is_mine)
+        with pytest.raises(StoppedEarly, match="another process has taken over"):
+            store.save(3, {}, {})
+    assert "gpu02" in (tmp_path / "lock").read_text(), "the other's name stays"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_leaves_the_job_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with one_writer(tmp_path, "17", lambda job: False):
+        assert "SLURM job 17" in (tmp_path / "lock").read_text()

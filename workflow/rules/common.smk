@@ -40,20 +40,25 @@ except NanochatError as error:
     one_sentence(error)
 
 # Every rule's command is the `nanochat` beside the Python that runs Snakemake, and reads the config
-# as Snakemake resolved it. In a SLURM job there is no network, and the command leaves a marker when
-# it ends, so that the executor need not ask SLURM all the time.
+# as Snakemake resolved it. (A prefix of one's own replaces Snakemake's `set -euo pipefail`.)
 BIN = Path(sys.executable).parent
 os.environ.update(NANOCHAT_CONFIG=str(DISK.resolved_config))
-offline = " ".join(f"{name}={value}" for name, value in OFFLINE.items())
-shell.prefix(
+COMMAND_PREFIX = (
     "set -euo pipefail; "
     f"export PATH={shlex.quote(str(BIN))}:$PATH "
     f"NANOCHAT_CONFIG={shlex.quote(str(DISK.resolved_config))}; "
-    'if [ -n "${{SLURM_JOB_ID:-}}" ]; then '
-    f"export {offline} NANOCHAT_ENDED={shlex.quote(str(DISK.ended))} "
-    f"NANOCHAT_OUTCOMES={shlex.quote(str(DISK.outcomes))}; "
-    """trap ': > "$NANOCHAT_ENDED/$SLURM_JOB_ID"' EXIT; fi; """
 )
+# On a cluster's nodes there is no network, and a command leaves a marker when it ends, so that the
+# executor need not ask SLURM all the time.
+JOB_PREFIX = (
+    'if [ -n "${{SLURM_JOB_ID:-}}" ]; then '
+    f"export {' '.join(f'{name}={value}' for name, value in OFFLINE.items())} "
+    f"NANOCHAT_OUTCOMES={shlex.quote(str(DISK.outcomes))} "
+    f"NANOCHAT_ENDED={shlex.quote(str(DISK.ended))}/$SLURM_JOB_ID; "
+    'rm -f "$NANOCHAT_ENDED"; '
+    """trap '{{ : > "$NANOCHAT_ENDED"; }} 2>/dev/null || true' EXIT; fi; """
+)
+shell.prefix(COMMAND_PREFIX + (JOB_PREFIX if SITE else ""))
 
 # What this config needs from the internet.
 DOWNLOADS = CORPUS.shards if CORPUS.kind == "download" else ()

@@ -16,7 +16,7 @@ if CORPUS.kind == "embedded":
         params:
             determined_by=determined_by("corpus"),
         shell:
-            "nanochat data embedded 2>&1 | tee -i {log}"
+            "nanochat data embedded 2>&1 | tee -i {log:q}"
 
 elif CORPUS.kind == "text":
 
@@ -36,7 +36,7 @@ elif CORPUS.kind == "text":
             determined_by=determined_by("corpus"),
             content=[content_fingerprint(path) for path in CORPUS.inputs],
         shell:
-            "nanochat data import 2>&1 | tee -i {log}"
+            "nanochat data import 2>&1 | tee -i {log:q}"
 
 elif CORPUS.kind == "shards":
 
@@ -56,7 +56,7 @@ elif CORPUS.kind == "shards":
                 CORPUS.parquet(wildcards.shard)
             ),
         shell:
-            "nanochat data record --shard {wildcards.shard} 2>&1 | tee -i {log}"
+            "nanochat data record --shard {wildcards.shard} 2>&1 | tee -i {log:q}"
 
 
 rule train_tokenizer:
@@ -76,7 +76,7 @@ rule train_tokenizer:
     params:
         determined_by=determined_by("train_tokenizer"),
     shell:
-        "nanochat tokenizer train 2>&1 | tee -i {log}"
+        "nanochat tokenizer train 2>&1 | tee -i {log:q}"
 
 
 rule eval_tokenizer:
@@ -93,7 +93,7 @@ rule eval_tokenizer:
     resources:
         **cpu_job(),
     shell:
-        "nanochat tokenizer eval 2>&1 | tee -i {log}"
+        "nanochat tokenizer eval 2>&1 | tee -i {log:q}"
 
 
 rule tokenize_shard:
@@ -111,7 +111,7 @@ rule tokenize_shard:
     resources:
         **cpu_job(),
     shell:
-        "nanochat data tokenize --shard {wildcards.shard} 2>&1 | tee -i {log}"
+        "nanochat data tokenize --shard {wildcards.shard} 2>&1 | tee -i {log:q}"
 
 
 rule generate_tasks:
@@ -130,7 +130,7 @@ rule generate_tasks:
     params:
         determined_by=determined_by("generate_tasks"),
     shell:
-        "nanochat data tasks 2>&1 | tee -i {log}"
+        "nanochat data tasks 2>&1 | tee -i {log:q}"
 
 
 rule chat_rows:
@@ -153,7 +153,7 @@ rule chat_rows:
         determined_by=lambda wildcards: determined_by(f"{wildcards.stage}_rows"),
         content=[content_fingerprint(path) for path in CONVERSATIONS],
     shell:
-        "nanochat data chat-rows {wildcards.stage} 2>&1 | tee -i {log}"
+        "nanochat data chat-rows {wildcards.stage} 2>&1 | tee -i {log:q}"
 
 
 rule eval_bundle:
@@ -173,4 +173,4 @@ rule eval_bundle:
     params:
         determined_by=determined_by("eval_bundle"),
     shell:
-        "nanochat data bundle 2>&1 | tee -i {log}"
+        "nanochat data bundle 2>&1 | tee -i {log:q}"

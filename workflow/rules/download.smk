@@ -15,7 +15,7 @@ if CORPUS.kind == "download":
         conda:
             "../envs/nanochat.yaml"
         shell:
-            "nanochat data download --shard {wildcards.shard} 2>&1 | tee -i {log}"
+            "nanochat data download --shard {wildcards.shard} 2>&1 | tee -i {log:q}"
 
 
 rule downloads:
@@ -31,4 +31,4 @@ rule downloads:
     conda:
         "../envs/nanochat.yaml"
     shell:
-        "nanochat data downloads 2>&1 | tee -i {log}"
+        "nanochat data downloads 2>&1 | tee -i {log:q}"

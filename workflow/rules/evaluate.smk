@@ -23,7 +23,7 @@ rule base_eval:
     params:
         determined_by=determined_by("base_eval"),
     shell:
-        "nanochat eval base 2>&1 | tee -i {log}"
+        "nanochat eval base 2>&1 | tee -i {log:q}"
 
 
 rule chat_eval:
@@ -45,7 +45,7 @@ rule chat_eval:
     params:
         determined_by=determined_by("chat_eval"),
     shell:
-        "nanochat eval chat {wildcards.stage} 2>&1 | tee -i {log}"
+        "nanochat eval chat {wildcards.stage} 2>&1 | tee -i {log:q}"
 
 
 rule report:
@@ -63,4 +63,4 @@ rule report:
     conda:
         "../envs/nanochat.yaml"
     shell:
-        "nanochat report 2>&1 | tee -i {log}"
+        "nanochat report 2>&1 | tee -i {log:q}"

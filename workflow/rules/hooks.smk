@@ -6,7 +6,7 @@ import time
 
 from nanochat.data.internet import download_command, require_internet
 from nanochat.errors import BadInput, ConfigError
-from nanochat.files import disk_errors, make_directory, write_text
+from nanochat.files import NO_LOCKS_HERE, disk_errors, make_directory, write_text
 from nanochat.hpc.handover import require_same_config
 from nanochat.hpc.log_tail import last_error
 from nanochat.hpc.slurm import job_name, queued_jobs
@@ -24,7 +24,7 @@ def start_workflow():
         with disk_errors(lock):
             lock.parent.mkdir(parents=True, exist_ok=True)
             WORKFLOW_LOCK = open(lock, "a")
-            fcntl.flock(WORKFLOW_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_for_this_process(WORKFLOW_LOCK)
         refuse_downloads_without_internet()
         prepare_for_slurm()
         write_text(DISK.resolved_config, CONFIG.yaml())
@@ -37,6 +37,18 @@ def start_workflow():
         )
     except NanochatError as error:
         one_sentence(error)
+
+
+def lock_for_this_process(file):
+    """Raises BlockingIOError where another process has the lock."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS_HERE:
+            raise
+        print(
+            f"note: {file.name} is on a file system without locks: run one workflow at a time"
+        )
 
 
 def prepare_for_slurm():

@@ -21,7 +21,7 @@ rule base_train:
         determined_by=determined_by("base_train"),
         launcher=launcher,
     shell:
-        "{params.launcher} nanochat train base 2>&1 | tee -i {log}"
+        "{params.launcher} nanochat train base 2>&1 | tee -i {log:q}"
 
 
 rule mid_train:
@@ -42,7 +42,7 @@ rule mid_train:
         determined_by=determined_by("mid_train"),
         launcher=launcher,
     shell:
-        "{params.launcher} nanochat train mid 2>&1 | tee -i {log}"
+        "{params.launcher} nanochat train mid 2>&1 | tee -i {log:q}"
 
 
 rule chat_sft:
@@ -63,4 +63,4 @@ rule chat_sft:
         determined_by=determined_by("chat_sft"),
         launcher=launcher,
     shell:
-        "{params.launcher} nanochat train sft 2>&1 | tee -i {log}"
+        "{params.launcher} nanochat train sft 2>&1 | tee -i {log:q}"

@@ -97,10 +97,10 @@ def _fetch(corpus: HubCorpus, number: int, file: Path) -> Path:
 def _configure_client(home: Path) -> None:
     """Sets what huggingface_hub reads when it is imported."""
     # Its own small files go to `home`, and not below ~/.cache, from where only a token is read.
-    if "HF_HOME" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        os.environ.setdefault("HF_TOKEN_PATH", str(cache / "huggingface" / "token"))
-        os.environ["HF_HOME"] = str(home)
+    token = Path.home() / ".cache" / "huggingface" / "token"
+    if token.is_file():
+        os.environ.setdefault("HF_TOKEN_PATH", str(token))
+    os.environ.setdefault("HF_HOME", str(home))
     # The hub's other protocol, Xet, talks to more hosts than a proxy or a mirror may let through.
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     if not sys.stderr.isatty():

@@ -6,7 +6,7 @@ It submits exactly as snakemake-executor-plugin-slurm does. What it does otherwi
   them instead of submitting them a second time: all jobs of a run carry one name.
 - Whether a failed job is submitted again depends on why it failed (hpc/retry.py); Snakemake's
   `retries` is only the upper bound. A cancelled job stays cancelled.
-- A controller that does not answer is waited for: by queries, and before a submission.
+- A controller that does not answer, and a limit on the number of jobs, are waited for.
 - The end of a job is noticed within seconds, while SLURM is asked once a minute: the command of
   every rule leaves a marker when it ends (rules/common.smk).
 
@@ -15,6 +15,7 @@ Reads the run's resolved config ($NANOCHAT_CONFIG); writes SLURM's logs below ru
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -26,8 +27,8 @@ from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from nanochat.config import Config, Paths, load_config
-from nanochat.errors import SlurmUnavailable
+from nanochat.config import TRAINING_RULES, Config, Paths, load_config
+from nanochat.errors import NanochatError, SlurmUnavailable
 from nanochat.hpc import slurm
 from nanochat.hpc.outcomes import read_outcome
 from nanochat.hpc.retry import verdict
@@ -35,10 +36,19 @@ from nanochat.hpc.retry import verdict
 SECONDS_BETWEEN_QUERIES = 60.0
 SECONDS_AFTER_A_MARKER = 60.0
 """How long SLURM is asked every second after a command has ended, while it answers."""
-STAGE_OF_RULE = {"base_train": "base", "mid_train": "mid", "chat_sft": "sft"}
-CONTROLLER_TROUBLE = ("Unable to contact", "Socket timed out", "timed out", "Connection refused")
-PATIENCE = 30
-"""Queries in a row in which a job that SLURM no longer knows is waited for."""
+PATIENCE_SECONDS = 1800.0
+"""How long a job may be in a state that should pass: unknown, or about to be requeued by SLURM."""
+WORTH_WAITING = (
+    "Unable to contact",
+    "timed out",
+    "Connection refused",
+    "Zero Bytes were transmitted",
+    "temporarily unavailable",
+)
+"""What sbatch says when the controller is busy or restarting ..."""
+TOO_MANY_JOBS = "violates accounting/QOS policy"
+"""... and when an account may have no more jobs in the queue."""
+STAGE_OF_RULE = {rule: stage for stage, rule in TRAINING_RULES.items()}
 
 
 class Ended(NamedTuple):
@@ -55,12 +65,14 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.asked_again = False
-        self.missing: dict[str, int] = {}
+        self.stopping = threading.Event()
+        self.refusal = threading.local()
+        self.slurm_is_silent = False
+        self.submitted: dict[str, SubmittedJobInfo] = {}
+        self.ended: dict[str, Ended] = {}
+        self.passing: dict[tuple[str, str], float] = {}
         self.progress: dict[int, float] = {}
         self.failures: dict[int, int] = {}
-        self.ended: dict[str, Ended] = {}
-        self.submitted: dict[str, SubmittedJobInfo] = {}
 
     @cached_property
     def run_config(self) -> Config:
@@ -72,32 +84,72 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
         """Where the run's files lie."""
         return self.run_config.disk
 
+    def shutdown(self) -> None:
+        """Ends the waiting for SLURM, too."""
+        self.stopping.set()
+        super().shutdown()
+
+    def cancel(self) -> None:
+        """On Ctrl-C."""
+        self.stopping.set()
+        super().cancel()
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """All jobs, also those whose state is being asked for at this moment."""
+        super().cancel_jobs(list(self.submitted.values()))
+
     # --- submitting -----------------------------------------------------------------------------
 
     def run_job(self, job: Any) -> None:
         """Submits a job, unless an earlier workflow's submission of it is still in the queue."""
-        # Known only now: the workflow files its config after this object is made.
-        self.run_uuid = slurm.job_name(self.run_config.run, self.disk.base_dir)
-        self.slurm_logdir = self.disk.run.absolute() / "slurm"
-        self.progress.setdefault(job.jobid, newest_checkpoint(self.disk, job.rule.name))
-        running = self._already_queued(job)
-        if running is None:
+        try:
+            # Known only now: the workflow files its config after this object is made.
+            self.run_uuid = slurm.job_name(self.run_config.run, self.disk.base_dir)
+            self.slurm_logdir = self.disk.run.absolute() / "slurm"
+            self._submit_or_adopt(job)
+        except (NanochatError, OSError) as error:
+            self.refusal.message = None
+            self._give_up(SubmittedJobInfo(job), str(error))
+
+    def _submit_or_adopt(self, job: Any) -> None:
+        while True:
+            queued = self._already_queued(job)
+            if queued is not None:
+                self._adopt(job, queued)
+                return
+            newest = newest_checkpoint(self.disk, job.rule.name)
+            self.progress.setdefault(job.jobid, newest)
+            self.refusal.message = None
             super().run_job(job)
-            return
-        wildcards = get_job_wildcards(job)
-        log = self.slurm_logdir / f"rule_{job.name}" / wildcards / f"{running.id}.log"
-        self.logger.info(
-            f"Job {job.jobid} ({job.name}) is already in the queue as SLURM job {running.id} "
-            f"({running.state.lower()}): waiting for that one."
-        )
-        info = SubmittedJobInfo(job, external_jobid=running.id, aux={"slurm_logfile": log})
-        self._report_job_submission_threadsafe(info)
+            refused = self.refusal.message
+            if refused is None:
+                return
+            if not self._is_worth_waiting(refused) or self.stopping.wait(SECONDS_BETWEEN_QUERIES):
+                self._give_up(SubmittedJobInfo(job), refused)
+                return
+
+    def _report_job_error_threadsafe(self, job_info: SubmittedJobInfo, msg: str) -> None:
+        """The plugin's word for a submission that failed: `_submit_or_adopt` decides about it."""
+        self.refusal.message = msg
+
+    def _give_up(self, info: SubmittedJobInfo, message: str) -> None:
+        info.job.attempt = info.job.restart_times + 1
+        super()._report_job_error_threadsafe(info, message)
+
+    def _is_worth_waiting(self, refused: str) -> bool:
+        if any(words in refused for words in WORTH_WAITING):
+            self.logger.warning("SLURM is busy or restarting: the job is submitted again.")
+            return True
+        return TOO_MANY_JOBS in refused and bool(self.submitted)
 
     def _already_queued(self, job: Any) -> slurm.SlurmJob | None:
+        """A live job of an earlier workflow; one that is just ending is waited for."""
         wildcards = get_job_wildcards(job)
         comment = f"rule_{job.name}" + (f"_wildcards_{wildcards}" if wildcards else "")
-        queued = self._jobs_of_this_run()
-        return next((j for j in queued if j.comment == comment and j.is_live), None)
+        while True:
+            mine = [j for j in self._jobs_of_this_run() if j.comment == comment and j.is_live]
+            if not any(j.state == "COMPLETING" for j in mine) or self.stopping.wait(2):
+                return next(iter(mine), None)
 
     def _jobs_of_this_run(self) -> list[slurm.SlurmJob]:
         """Asks until SLURM answers: a controller may be restarting."""
@@ -106,12 +158,28 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
             try:
                 return slurm.queued_jobs(self.run_uuid)
             except SlurmUnavailable as error:
-                if not self.wait:  # the workflow is being shut down
-                    raise
                 if not told:
                     self.logger.warning(f"{error}; waiting for it.")
                 told = True
-                time.sleep(5)
+                if self.stopping.wait(5):
+                    raise
+
+    def _adopt(self, job: Any, queued: slurm.SlurmJob) -> None:
+        log = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / f"{queued.id}.log"
+        self.logger.info(
+            f"Job {job.jobid} ({job.name}) is already in the queue as SLURM job {queued.id} "
+            f"({queued.state.lower()}): waiting for that one."
+        )
+        # What it has saved since it started is its progress.
+        started = queued.start or queued.submit
+        self.progress[job.jobid] = started.timestamp() if started else 0.0
+        info = SubmittedJobInfo(job, external_jobid=queued.id, aux={"slurm_logfile": log})
+        self._report_job_submission_threadsafe(info)
+
+    def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
+        """Remembers the job until it has ended."""
+        self.submitted[str(job_info.external_jobid)] = job_info
+        super().report_job_submission(job_info, register_job=register_job)
 
     # --- waiting --------------------------------------------------------------------------------
 
@@ -124,12 +192,12 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
                 return
 
     def _a_command_ended(self) -> bool:
-        """Whether an active job's command ended in the last minute, by its marker."""
+        """Whether the command of a job ended in the last minute, by its marker."""
         now = time.monotonic()
         for job_id in list(self.submitted):
             try:
                 marked = (self.disk.ended / job_id).stat().st_mtime
-            except FileNotFoundError:
+            except OSError:  # none yet, or a file system that is away for a moment
                 continue
             if job_id not in self.ended or self.ended[job_id].marked != marked:
                 self.ended[job_id] = Ended(marked, now)
@@ -141,67 +209,58 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
         """Reports what has ended and yields the rest."""
         if not active_jobs:
             return
-        try:
-            queued = await asyncio.to_thread(slurm.queued_jobs, self.run_uuid)
-        except SlurmUnavailable as error:
-            if not self.asked_again:
-                self.logger.warning(f"{error}; jobs go on, asking again.")
-            self.asked_again = True
-            now = time.monotonic()
-            self.ended = {job_id: Ended(marked, now) for job_id, (marked, _) in self.ended.items()}
-            for info in active_jobs:
-                yield info
-            return
-        self.asked_again = False
-        states = {job.id: job.state for job in queued}
+        states = await asyncio.to_thread(self._states, [str(j.external_jobid) for j in active_jobs])
         for info in active_jobs:
-            state = await asyncio.to_thread(self._state, info.external_jobid, states)
+            state = states.get(info.external_jobid, "UNKNOWN")
             if state == "COMPLETED":
                 self._forget(info)
                 self.report_job_success(info)
-            elif state in slurm.FAILED_STATES and not self._slurm_requeues(info, state):
+            elif state in slurm.FAILED_STATES and not self._should_pass(info, state):
                 self._forget(info)
                 self._report_end(info, state)
             else:
                 yield info
 
-    def _state(self, job_id: str, states: dict[str, str]) -> str:
-        """A job's state: the accounting's where the controller has forgotten it, FAILED where
-        nobody has known it for long."""
-        if job_id in states:
-            self.missing.pop(job_id, None)
-            return states[job_id]
-        since = datetime.now() - timedelta(days=30)
+    def _states(self, job_ids: list[str]) -> dict[str, str]:
+        """The jobs' states: the accounting's where the controller has forgotten one."""
         try:
-            attempts = [job for job in slurm.past_jobs(self.run_uuid, since) if job.id == job_id]
-        except SlurmUnavailable:
-            return "UNKNOWN"
-        if attempts:
-            return attempts[-1].state
-        self.missing[job_id] = self.missing.get(job_id, 0) + 1
-        return "FAILED" if self.missing[job_id] > PATIENCE else "UNKNOWN"
+            states = {job.id: job.state for job in slurm.queued_jobs(self.run_uuid)}
+            forgotten = [job_id for job_id in job_ids if job_id not in states]
+            if forgotten:
+                since = datetime.now() - timedelta(days=2)
+                past = slurm.past_jobs(self.run_uuid, since)
+                states |= {job.id: job.state for job in past if job.id in forgotten}
+        except SlurmUnavailable as error:
+            self._note_silence(error)
+            return {}
+        self.slurm_is_silent = False
+        for job_id in job_ids:
+            if job_id not in states and self._passed(job_id, "UNKNOWN"):
+                states[job_id] = "FAILED"
+        return states
 
-    def _slurm_requeues(self, info: SubmittedJobInfo, state: str) -> bool:
+    def _note_silence(self, error: SlurmUnavailable) -> None:
+        if not self.slurm_is_silent:
+            self.logger.warning(f"{error}; jobs go on, asking again.")
+        self.slurm_is_silent = True
+        now = time.monotonic()
+        self.ended = {job_id: Ended(marked, now) for job_id, (marked, _) in self.ended.items()}
+
+    def _should_pass(self, info: SubmittedJobInfo, state: str) -> bool:
         """Whether SLURM itself is about to start the job again: a state on the way to PENDING."""
-        if state not in ("NODE_FAIL", "PREEMPTED"):
-            return False
-        key = f"{info.external_jobid} {state}"
-        self.missing[key] = self.missing.get(key, 0) + 1
-        return self.missing[key] <= PATIENCE
+        return state in ("NODE_FAIL", "PREEMPTED") and not self._passed(info.external_jobid, state)
 
-    def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
-        """Remembers the job until it has ended."""
-        self.submitted[str(job_info.external_jobid)] = job_info
-        super().report_job_submission(job_info, register_job=register_job)
-
-    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
-        """On Ctrl-C: all jobs, also those whose state is being asked for at this moment."""
-        super().cancel_jobs(list(self.submitted.values()))
+    def _passed(self, job_id: str, state: str) -> bool:
+        """Whether a job has been in such a state for longer than there is patience for."""
+        first = self.passing.setdefault((job_id, state), time.monotonic())
+        return time.monotonic() - first > PATIENCE_SECONDS
 
     def _forget(self, info: SubmittedJobInfo) -> None:
-        self.submitted.pop(info.external_jobid, None)
-        self.ended.pop(info.external_jobid, None)
-        (self.disk.ended / str(info.external_jobid)).unlink(missing_ok=True)
+        job_id = info.external_jobid
+        self.submitted.pop(job_id, None)
+        self.ended.pop(job_id, None)
+        self.passing = {key: first for key, first in self.passing.items() if key[0] != job_id}
+        (self.disk.ended / job_id).unlink(missing_ok=True)
 
     # --- failing --------------------------------------------------------------------------------
 
@@ -209,7 +268,7 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
         job = info.job
         outcome = read_outcome(self.disk.outcomes, info.external_jobid)
         newest = newest_checkpoint(self.disk, job.rule.name)
-        progressed = newest > self.progress[job.jobid]
+        progressed = newest > self.progress.get(job.jobid, 0.0)
         decision = verdict(
             state,
             outcome.exit_code if outcome else None,
@@ -221,19 +280,11 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
         if not decision.again:
             job.attempt = job.restart_times + 1
         said = f" It said: {outcome.sentence}" if outcome else ""
-        log = str(info.aux.get("slurm_logfile"))
-        super().report_job_error(
+        self.report_job_error(
             info,
             msg=f"SLURM job {info.external_jobid} ended as {state}; {decision.why}.{said}\n",
-            aux_logs=[log],
+            aux_logs=[str(info.aux.get("slurm_logfile"))],
         )
-
-    def report_job_error(self, job_info: SubmittedJobInfo, msg: Any = None, **kwargs: Any) -> None:
-        """A submission that failed: again if the controller was in trouble, else not."""
-        transient = any(words in str(msg) for words in CONTROLLER_TROUBLE)
-        if not transient:
-            job_info.job.attempt = job_info.job.restart_times + 1
-        super().report_job_error(job_info, msg=msg, **kwargs)
 
 
 def newest_checkpoint(disk: Paths, rule: str) -> float:
@@ -241,5 +292,10 @@ def newest_checkpoint(disk: Paths, rule: str) -> float:
     stage = STAGE_OF_RULE.get(rule)
     if stage is None:
         return 0.0
-    folders = disk.checkpoints(stage).glob("*/step-*")
-    return max((folder.stat().st_mtime for folder in folders), default=0.0)
+    times = [0.0]
+    for folder in disk.checkpoints(stage).glob("*/step-*"):
+        try:
+            times.append(folder.stat().st_mtime)
+        except FileNotFoundError:  # a running trainer has pruned it meanwhile
+            continue
+    return max(times)

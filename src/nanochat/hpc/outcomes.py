@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nanochat.errors import DamagedArtefact, MissingArtefact
+from nanochat.errors import DamagedArtefact, MissingArtefact, StoppedEarly
 from nanochat.files import read_json, write_json
 
 RANKS_END_WITHIN_SECONDS = 60.0
@@ -22,7 +22,6 @@ class Outcome:
     """What a command of a job said last. `time` is seconds since 1970."""
 
     job_id: str
-    restarts: int
     command: str
     exit_code: int
     sentence: str
@@ -30,16 +29,19 @@ class Outcome:
 
 
 def write_outcome(
-    folder: Path, job_id: str, command: str, exit_code: int, sentence: str, restarts: int = 0
+    folder: Path, job_id: str, command: str, exit_code: int, sentence: str
 ) -> Outcome:
     """Files how an attempt ended, and returns what stands in the file.
 
-    Of an attempt's ranks the first one to end is believed: the others fail because it is gone.
+    Of an attempt's ranks the first one to end with an error of its own is believed: others may say,
+    sooner, that they were left alone.
     """
     earlier, now = read_outcome(folder, job_id), round(time.time(), 3)
-    if earlier and earlier.restarts == restarts and now - earlier.time < RANKS_END_WITHIN_SECONDS:
-        return earlier
-    outcome = Outcome(job_id, restarts, command, exit_code, sentence, now)
+    if earlier and now - earlier.time < RANKS_END_WITHIN_SECONDS:
+        left_alone = earlier.exit_code == StoppedEarly.exit_code != exit_code
+        if not left_alone:
+            return earlier
+    outcome = Outcome(job_id, command, exit_code, sentence, now)
     write_json(folder / f"{job_id}.json", asdict(outcome))
     return outcome
 

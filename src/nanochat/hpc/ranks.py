@@ -6,6 +6,7 @@ srun and torchrun tell it by environment variables; without them a process is al
 drives one device. Asks `scontrol` to expand a list of hosts; writes nothing.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -54,12 +55,13 @@ def ranks_of(environment: Mapping[str, str]) -> Ranks:
 
 
 def threads_of(environment: Mapping[str, str]) -> int | None:
-    """Threads that srun gave this task; None where OMP_NUM_THREADS says it, or nobody does."""
-    if "OMP_NUM_THREADS" in environment or Variable.STEP_ID not in environment:
+    """Threads that srun gave this task, at most the cores there are; None outside a step.
+
+    OMP_NUM_THREADS says nothing in a step: Snakemake sets it to the cores of the whole job.
+    """
+    if Variable.STEP_ID not in environment or Variable.CPUS_PER_TASK not in environment:
         return None
-    if Variable.CPUS_PER_TASK not in environment:
-        return None
-    return _number(environment, Variable.CPUS_PER_TASK)
+    return min(_number(environment, Variable.CPUS_PER_TASK), len(os.sched_getaffinity(0)))
 
 
 def first_host(nodelist: str) -> str:

@@ -37,19 +37,22 @@ def training_resources(site: Site, flops: float, peak_flops: float) -> Resources
     gpu = site.gpu
     cpus_per_rank = max(1, gpu.cpus // gpu.per_node)
     minutes = planned_minutes(flops, gpu.ranks, peak_flops, gpu.mfu, gpu.max_hours)
-    common = _gpu_job(site, gpu.ranks, minutes, gpu.memory_gb)
     if gpu.ranks == 1:
-        return {**common, "nodes": 1, "cpus_per_task": gpu.cpus}
+        return {**_one_gpu(site, minutes, gpu.memory_gb), "cpus_per_task": gpu.cpus}
+    job = _gpu_job(site, minutes, gpu.memory_gb)
+    model = f"{gpu.model}:" if gpu.model else ""
+    per_node = {"tasks_per_node": gpu.per_node} if gpu.per_node > 1 else {"tasks": gpu.ranks}
     launcher = (
         f"srun --nodes={gpu.nodes} --ntasks={gpu.ranks} --ntasks-per-node={gpu.per_node} "
         f"--cpus-per-task={cpus_per_rank} --kill-on-bad-exit=1"
     )
     return {
-        **common,
+        **job,
+        **per_node,
         "nodes": gpu.nodes,
-        "tasks": gpu.ranks,
-        "tasks_per_gpu": 0,  # else the executor asks for `tasks` of them on every GPU
         "cpus_per_task": cpus_per_rank,
+        # The executor's own resource `gpu` is a total, which SLURM may spread unevenly.
+        "slurm_extra": f"{job['slurm_extra']} --gpus-per-node={model}{gpu.per_node}",
         "mpi": launcher,
     }
 
@@ -61,7 +64,7 @@ def evaluation_resources(site: Site, flops: float, peak_flops: float) -> Resourc
     minutes = planned_minutes(flops, 1, peak_flops, mfu, gpu.max_hours)
     memory_gb = max(1, gpu.memory_gb // gpu.per_node)
     cpus = max(1, gpu.cpus // gpu.per_node)
-    return {**_gpu_job(site, 1, minutes, memory_gb), "nodes": 1, "cpus_per_task": cpus}
+    return {**_one_gpu(site, minutes, memory_gb), "cpus_per_task": cpus}
 
 
 def cpu_resources(site: Site) -> Resources:
@@ -90,15 +93,19 @@ def gpu_peak_flops(site: Site, table_entry: float | None) -> float:
     return table_entry
 
 
-def _gpu_job(site: Site, gpus: int, minutes: int, memory_gb: int) -> Resources:
+def _one_gpu(site: Site, minutes: int, memory_gb: int) -> Resources:
+    model: Resources = {"gpu_model": site.gpu.model} if site.gpu.model else {}
+    return {**_gpu_job(site, minutes, memory_gb), **model, "gpu": 1, "nodes": 1}
+
+
+def _gpu_job(site: Site, minutes: int, memory_gb: int) -> Resources:
+    """What all jobs with GPUs ask for, but for the GPUs."""
     extra = "--open-mode=append"  # a requeued job goes on in the same log
     if site.email:
         extra += f" --mail-type=BEGIN,END,FAIL --mail-user={site.email}"
     return {
         **_account(site),
         "slurm_partition": site.gpu.partition,
-        "gpu": gpus,
-        **({"gpu_model": site.gpu.model} if site.gpu.model else {}),
         "mem_mb": memory_gb * 1000,
         "runtime": minutes,
         "slurm_extra": extra,

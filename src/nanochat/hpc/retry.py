@@ -8,7 +8,8 @@ training got further than the attempt before.
 
 from typing import NamedTuple
 
-STOPPED_WITH_CHECKPOINT = 75
+from nanochat.errors import StoppedEarly
+
 NOT_ITS_FAULT = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED")
 
 
@@ -30,7 +31,7 @@ def verdict(
     """
     if state == "CANCELLED":
         return Verdict(False, "it was cancelled: start the workflow again to continue")
-    if exit_code not in (None, 0, STOPPED_WITH_CHECKPOINT):
+    if exit_code not in (None, 0, StoppedEarly.exit_code):
         return Verdict(False, "running it again would end the same way")
     if state in NOT_ITS_FAULT:
         return Verdict(True, "the cluster took its node")

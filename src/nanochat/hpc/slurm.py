@@ -26,7 +26,6 @@ from nanochat.hpc.slurm_text import (
     parse_sacct,
     parse_squeue,
     parse_state,
-    parse_time,
 )
 
 __all__ = ["FAILED_STATES", "TERMINAL_STATES", "WAITING_STATES", "SlurmJob", "SlurmUnavailable"]
@@ -82,11 +81,6 @@ def job_is_running(job_id: str) -> bool:
     SLURM has forgotten."""
     state = parse_state(_of_job(job_id, "%T"))
     return state != "" and state not in TERMINAL_STATES | WAITING_STATES
-
-
-def end_time(job_id: str) -> datetime | None:
-    """When the job's time is up, extensions included; None where SLURM does not say."""
-    return parse_time(_of_job(job_id, "%e").strip())
 
 
 def _of_job(job_id: str, field: str) -> str:

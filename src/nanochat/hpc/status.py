@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from nanochat.config import STAGES, Paths
+from nanochat.config import STAGES, TRAINING_RULES, Paths
+from nanochat.errors import StoppedEarly
 from nanochat.hpc.log_tail import last_error
 from nanochat.hpc.outcomes import Outcome
 from nanochat.hpc.progress_of import Progress, progress_of
-from nanochat.hpc.retry import STOPPED_WITH_CHECKPOINT
 from nanochat.hpc.slurm_text import FAILED_STATES, SlurmJob
 from nanochat.hpc.words import ending_in_words, reason_in_words
 
@@ -26,8 +26,7 @@ FRESH = timedelta(minutes=2)
 """Without SLURM, what left a sign of life this long ago is running."""
 CLOCKS_DIFFER = timedelta(seconds=30)
 """Between a node's clock and the controller's, at most."""
-TRAINING_RULES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}
-DOWNLOAD_RULES = ("download_shard", "downloads", "missing_downloads")
+DOWNLOAD_RULES = ("download_shard", "downloads")
 DATA_RULES = (
     *("embedded_corpus", "import_corpus", "record_shard", "tokenize_shard"),
     *("train_tokenizer", "eval_tokenizer", "generate_tasks", "chat_rows", "eval_bundle"),
@@ -200,7 +199,7 @@ def _failed_job(
     began = job.start or job.submit or _local(0)
     if outcome and _local(outcome.time) > began - CLOCKS_DIFFER:  # not of an attempt before
         said, code = outcome.sentence, f"{outcome.exit_code}:0"
-        stopped = outcome.exit_code == STOPPED_WITH_CHECKPOINT
+        stopped = outcome.exit_code == StoppedEarly.exit_code
     ending = ending_in_words(job.state)
     return replace(
         row,

@@ -15,6 +15,7 @@ Nothing is unpickled.
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nanochat.errors import DamagedArtefact, MissingArtefact
+from nanochat.errors import DamagedArtefact, MissingArtefact, StoppedEarly
 from nanochat.files import (
     atomic_directory,
     make_directory,
@@ -50,14 +51,21 @@ class CheckpointStore:
     """The checkpoints of one training, identified by its fingerprint.
 
     With `read_only`, for all ranks but the first, nothing is touched; only `load` may be called.
+    `may_write` is asked before each save: whether the folder is still this process's.
     """
 
     def __init__(
-        self, stage_folder: Path, fingerprint: str, keep: int, read_only: bool = False
+        self,
+        stage_folder: Path,
+        fingerprint: str,
+        keep: int,
+        read_only: bool = False,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         self.fingerprint = fingerprint
         self.folder = stage_folder / fingerprint[:16]
         self.keep = keep
+        self.may_write = may_write
         if read_only:
             return
         make_directory(self.folder)
@@ -69,8 +77,13 @@ class CheckpointStore:
     ) -> int:
         """Writes `step-NNNNNN` whole, then drops all but the newest `keep`; returns its bytes.
 
-        Raises DiskError, and leaves the earlier checkpoints as they are, where the disk refuses.
+        Raises DiskError, and leaves the earlier checkpoints as they are, where the disk refuses;
+        StoppedEarly where another process has taken the folder over.
         """
+        if not self.may_write():
+            raise StoppedEarly(
+                f"another process has taken over {self.folder.parent}: step {step} was not saved"
+            )
         with atomic_directory(self.path(step)) as folder:
             files = {}
             for part, named in tensors.items():

@@ -1,6 +1,6 @@
 """How a stage's process takes its place: threads, the one writer's lock, the other ranks.
 
-    with launched(checkpoint_folder, os.environ) as (group, deadline): ...
+    with launched(checkpoint_folder, os.environ) as launch: ...
 
 Reads the launcher's environment; writes the lock file, on rank 0.
 """
@@ -17,7 +17,7 @@ from nanochat.hpc.deadline import Deadline
 from nanochat.hpc.ranks import ranks_of, threads_of
 from nanochat.hpc.slurm_variables import job_id
 from nanochat.train.distributed import RankGroup
-from nanochat.train.lock import one_writer
+from nanochat.train.lock import HeldLock, one_writer
 from nanochat.train.stop import warnings_ignored
 
 AGREED_ENDS = (StoppedEarly, NoProgress, TrainingDiverged)
@@ -25,11 +25,13 @@ AGREED_ENDS = (StoppedEarly, NoProgress, TrainingDiverged)
 
 
 class Launch(NamedTuple):
-    """What the environment of a process says to its training."""
+    """A process's place in its training."""
 
     group: RankGroup
     deadline: Deadline
     """Rank 0's; the others have none, and learn from it."""
+    lock: HeldLock | None
+    """Rank 0's."""
 
 
 @contextmanager
@@ -45,9 +47,9 @@ def launched(folder: Path, environment: Mapping[str, str]) -> Iterator[Launch]:
     first = ranks.rank == 0
     deadline = Deadline.of(environment) if first else Deadline()
     lock = one_writer(folder, job_id(environment)) if first else nullcontext()
-    with warnings_ignored(), deadline, lock, RankGroup.join(ranks) as group:
+    with warnings_ignored(), deadline, lock as held, RankGroup.join(ranks) as group:
         try:
-            yield Launch(group, deadline)
+            yield Launch(group, deadline, held)
             group.wait()  # srun may end the others some time after the first one has ended
         except AGREED_ENDS as exc:
             if group.is_first:

@@ -6,7 +6,8 @@ The kernel holds the lock and drops it when the process dies, however it dies. A
 who holds the lock and waits: after a crash of the workflow alone, its orphaned trainer finishes,
 and the waiting one finds everything done. On some shared file systems such a lock does not reach
 other nodes; so the file names its holder's SLURM job too, and while SLURM says that that one runs,
-it holds the lock. Writes `lock` (process id, host and job).
+it holds the lock. An attempt of the same job on another node may still take it over: whoever holds
+it can see that (`HeldLock.is_mine`). Writes `lock` (process id, host and job).
 """
 
 import fcntl
@@ -20,13 +21,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nanochat.errors import SlurmUnavailable
-from nanochat.files import disk_errors, make_directory
+from nanochat.files import NO_LOCKS_HERE, disk_errors, make_directory
 from nanochat.hpc import slurm
 
 POLL_SECONDS = 1.0
 SECONDS_BETWEEN_QUERIES = 10.0
 SECONDS_BETWEEN_NOTICES = 30.0
 JOB = re.compile(r" in SLURM job (\S+)")
+
+
+class HeldLock:
+    """The lock, in the hands of this process."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
+
+    def is_mine(self) -> bool:
+        """False where another process has taken the lock over, which it can only on a file system
+        whose locks do not reach other nodes."""
+        return self.path.read_text(encoding="utf-8", errors="replace") == self.text
 
 
 def may_be_running(job_id: str) -> bool:
@@ -42,7 +55,7 @@ def may_be_running(job_id: str) -> bool:
 @contextmanager
 def one_writer(
     folder: Path, job_id: str | None = None, job_is_running: Callable[[str], bool] = may_be_running
-) -> Iterator[None]:
+) -> Iterator[HeldLock]:
     """Holds the folder's lock during the block; waits for it as long as another process has it.
 
     `job_id` is this process's SLURM job, None outside SLURM.
@@ -59,11 +72,14 @@ def one_writer(
             notice.give()
             time.sleep(SECONDS_BETWEEN_QUERIES)
         job = f" in SLURM job {job_id}" if job_id else ""
-        _write(descriptor, path, f"process {os.getpid()} on {platform.node()}{job}\n")
+        started = f"since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        held = HeldLock(path, f"process {os.getpid()} on {platform.node()}{job} {started}\n")
+        _write(descriptor, path, held.text)
         try:
-            yield
+            yield held
         finally:
-            _write(descriptor, path, "")  # its job may run on, with other things to do
+            if held.is_mine():  # its job may run on, with other things to do
+                _write(descriptor, path, "")
     finally:
         os.close(descriptor)
 
@@ -74,6 +90,9 @@ def _is_free(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as exc:  # then the job named in the file is all there is
+        if exc.errno not in NO_LOCKS_HERE:
+            raise
     return True
 
 

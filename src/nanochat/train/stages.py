@@ -140,10 +140,14 @@ def _train_stage(config: Config, stage: Stage, launch: Launch, bits_per_byte: Bi
     disk, operation, started = config.disk, config.operation, time.time()
     same_bits_every_time()
     identity = fingerprint([stage.settings, stage.inputs, stage.model.config.to_dict()])
-    group, deadline = launch
+    group, deadline, lock = launch
     first = group.is_first
     store = CheckpointStore(
-        disk.checkpoints(stage.name), identity, operation.keep_checkpoints, read_only=not first
+        disk.checkpoints(stage.name),
+        identity,
+        operation.keep_checkpoints,
+        read_only=not first,
+        may_write=lock.is_mine if lock else lambda: False,
     )
     journal = Journal(disk.journal) if first else SilentJournal()
     if first and operation.wandb != "off":
