@@ -527,13 +527,19 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def validated(section: type[S], given: Mapping[str, Any], prefix: str = "") -> S:
-    """`given` as a `section`; raises ConfigError, which names the key as `prefix` and its path."""
+def validated(
+    section: type[S],
+    given: Mapping[str, Any],
+    prefix: str = "",
+    reference: str = "docs/reference/config.md",
+) -> S:
+    """`given` as a `section`; raises ConfigError, which names the key as `prefix` and its path, and
+    the page that explains it."""
     _refuse_unknown_keys(section, given, prefix, keys(section, prefix))
     try:
         return section.model_validate(given)
     except ValidationError as exc:
-        raise ConfigError(_sentence(exc, prefix)) from exc
+        raise ConfigError(_sentence(exc, prefix, reference)) from exc
 
 
 def _refuse_unknown_keys(
@@ -563,10 +569,10 @@ def _nearest(word: str, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
 
 
-def _sentence(exc: ValidationError, prefix: str) -> str:
+def _sentence(exc: ValidationError, prefix: str, reference: str) -> str:
     first = exc.errors()[0]
     key = prefix + ".".join(str(part) for part in first["loc"])
     seen = "nothing" if first["type"] == "missing" else repr(first["input"])
     more = f" ({exc.error_count() - 1} more)" if exc.error_count() > 1 else ""
     reason = first["msg"][0].lower() + first["msg"][1:]
-    return f"config key {key} holds {seen}: {reason}; see docs/reference/config.md{more}"
+    return f"config key {key} holds {seen}: {reason}; see {reference}{more}"

@@ -69,7 +69,7 @@ def executor(tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> E
 def a_job() -> SimpleNamespace:
     rule = SimpleNamespace(name="base_train")
     return SimpleNamespace(
-        jobid=1, name="base_train", rule=rule, attempt=1, restart_times=20, wildcards=None
+        jobid=1, name="base_train", rule=rule, attempt=1, restart_times=20, log=[]
     )
 
 

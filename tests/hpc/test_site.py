@@ -13,7 +13,7 @@ from nanochat.hpc.resources import (
     planned_minutes,
     training_resources,
 )
-from nanochat.hpc.site import Site
+from nanochat.hpc.site import Site, refuse_a_lost_site
 
 A100 = 312e12
 GIVEN = {
@@ -63,6 +63,51 @@ def test_a_wrong_site_gets_one_sentence(given: object, sentence: str) -> None:
 def test_a_wrong_number_in_the_environment_gets_one_sentence() -> None:
     with pytest.raises(ConfigError, match=r"site\.gpu\.nodes holds 'two'"):
         site(NANOCHAT_NODES="two")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("NANOCHAT_EMAIL", "a@b.c --wrap=x", r"site\.email holds .*see docs/reference/site\.md"),
+        ("NANOCHAT_ACCOUNT", "x;y", r"site\.account holds 'x;y'.*from the environment"),
+        ("NANOCHAT_PARTITION", "a b", r"site\.gpu\.partition holds 'a b'"),
+        ("NANOCHAT_GPUS_PER_NODE", "9", "NANOCHAT_GPUS_PER_NODE is 9, but a node of gpu has 8"),
+    ],
+)
+def test_what_would_end_in_sbatch_s_command_line_is_looked_at(
+    variable: str, value: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        site(**{variable: value})
+
+
+@pytest.mark.parametrize(
+    "arguments", [["snakemake", "--profile", "P"], ["snakemake", "--profile=P", "-n"]]
+)
+def test_a_configfile_that_replaces_the_profile_s_is_noticed(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "site.yaml").touch()
+    given = [word.replace("P", str(tmp_path)) for word in arguments]
+    with pytest.raises(ConfigError, match=r"name both, --configfile .*site\.yaml YOURS\.yaml"):
+        refuse_a_lost_site(given, None)
+    refuse_a_lost_site(given, site())
+    refuse_a_lost_site(["snakemake", "--profile", str(tmp_path / "other")], None)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("NANOCHAT_ACOUNT=x", "NANOCHAT_ACOUNT, which nobody reads: did you mean NANOCHAT_ACCOUNT"),
+        ("<<<<<<< HEAD", r"\.env\.local, line 1: '<<<<<<< HEAD' is not NAME=value"),
+    ],
+)
+def test_a_wrong_line_of_env_local_gets_one_sentence(
+    tmp_path: Path, line: str, sentence: str
+) -> None:
+    (tmp_path / ".env.local").write_text(line + "\n")
+    with pytest.raises(ConfigError, match=sentence):
+        load_env_local(tmp_path, {})
 
 
 def test_scratch_is_expanded_and_has_to_be_there(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nanochat.config import Config
+from nanochat.hpc.log_tail import last_error
 from nanochat.hpc.outcomes import Outcome
 from nanochat.hpc.slurm_text import SlurmJob
 from nanochat.hpc.status import StatusRow, Step, road, status_rows
@@ -285,3 +286,12 @@ def test_every_rule_of_the_workflow_is_on_a_line() -> None:
     rules = set(re.findall(r"^ *rule (\w+):", text, re.MULTILINE))
     lines = road(Config.resolve({}).disk, [], downloaded=True)
     assert rules == {rule for line in lines for rule in line.rules} - {"missing_downloads"}
+
+
+def test_the_error_of_a_rank_that_was_left_alone_is_not_the_cause(tmp_path: Path) -> None:
+    log = tmp_path / "base_train.log"
+    alone = "error: rank 1 of 2 lost the others (closed): see which rank failed first"
+    log.write_text(f"error: cannot write x: the disk is full\n{alone}\nsrun: error: exit code 2\n")
+    assert last_error(log) == "cannot write x: the disk is full"
+    log.write_text(f"{alone}\n")
+    assert last_error(log).startswith("rank 1 of 2 lost the others")

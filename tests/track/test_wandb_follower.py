@@ -40,9 +40,14 @@ def test_the_follower_ends_when_the_trainer_is_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
-def test_an_offline_run_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", ["offline", "online"])
+def test_an_offline_run_is_written_also_where_a_job_has_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    if wanted == "online":
+        monkeypatch.setenv("WANDB_MODE", "offline")
     journal = Journal(tmp_path / "journal.jsonl")
-    process = start_follower(journal.path, "base", "test", "offline", tmp_path / "wandb")
+    process = start_follower(journal.path, "base", "test", wanted, tmp_path / "wandb")
     write_stage(journal, "base")
     assert process.wait(timeout=120) == 0, (tmp_path / "wandb-base.log").read_text()
     files = list((tmp_path / "wandb").rglob("*.wandb"))

@@ -13,7 +13,7 @@ from nanochat.files import require_writable
 from nanochat.forgotten import refuse_strangers
 from nanochat.hpc import resources
 from nanochat.hpc.environment import OFFLINE, load_env_local, variables
-from nanochat.hpc.site import Site
+from nanochat.hpc.site import Site, refuse_a_lost_site
 from nanochat.model.hardware import peak_of
 from nanochat.model.workload import evaluation_flops, training_flops
 
@@ -28,6 +28,7 @@ try:
     load_env_local(Path.cwd(), os.environ)
     # The cluster, where the profile names one: its site.yaml arrives in Snakemake's config.
     SITE = Site.resolve(config.pop("site"), os.environ) if "site" in config else None
+    refuse_a_lost_site(sys.argv, SITE)
     if SITE:
         os.environ.update(variables(SITE, os.environ))
     CONFIG = Config.resolve(config)

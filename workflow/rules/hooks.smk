@@ -5,11 +5,12 @@ import platform
 import time
 
 from nanochat.data.internet import download_command, require_internet
-from nanochat.errors import BadInput, ConfigError
+from nanochat.errors import BadInput, ConfigError, SlurmUnavailable
 from nanochat.files import NO_LOCKS_HERE, disk_errors, make_directory, write_text
 from nanochat.hpc.handover import require_same_config
 from nanochat.hpc.log_tail import last_error
-from nanochat.hpc.slurm import job_name, queued_jobs
+from nanochat.hpc.retry import GIVEN_UP
+from nanochat.hpc.slurm import job_name, queued_jobs, unknown_partitions
 
 
 def start_workflow():
@@ -60,10 +61,25 @@ def prepare_for_slurm():
                 "site.yaml too, --configfile profiles/NAME/site.yaml"
             )
         return
+    refuse_unknown_partitions()
     name = job_name(CONFIG.run, DISK.base_dir)
     require_same_config(DISK.resolved_config, CONFIG, lambda: queued_jobs(name))
     for folder in (DISK.ended, DISK.outcomes):
         make_directory(folder)
+
+
+def refuse_unknown_partitions():
+    """Says at once what sbatch would say of each job; a controller that is away is no reason to."""
+    try:
+        unknown = unknown_partitions([SITE.gpu.partition, SITE.cpu.partition])
+    except SlurmUnavailable as error:
+        print(f"note: {error}")
+        return
+    if unknown:
+        raise ConfigError(
+            f"this cluster has no partition {unknown[0]}: `sinfo` lists those that it has; name one "
+            "as NANOCHAT_PARTITION or NANOCHAT_CPU_PARTITION in .env.local"
+        )
 
 
 def refuse_downloads_without_internet():
@@ -88,10 +104,12 @@ def announce():
 
 def explain_failure():
     """Repeats, last, the one sentence with which each failed command ended; exits with 2."""
-    explained = False
+    for sentence in GIVEN_UP:
+        print(f"\nerror: {sentence}", file=sys.stderr)
+    explained = bool(GIVEN_UP)
     for log in sorted(DISK.logs.glob("**/*.log")):
         sentence = last_error(log) if log.stat().st_mtime > STARTED else ""
-        if sentence:
+        if sentence and not any(sentence in said for said in GIVEN_UP):
             print(f"\nerror: {sentence}\n  (the whole log: {log})", file=sys.stderr)
             explained = True
     if explained:

@@ -6,14 +6,19 @@
 `make env`, Snakemake and every job take them from here. Reads `.env.local`; writes nothing.
 """
 
+import difflib
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
-from nanochat.hpc.site import Site
+from nanochat.errors import ConfigError
+from nanochat.hpc.site import OVERRIDES, Site
 
 ENV_LOCAL = ".env.local"
+KNOWN = (*OVERRIDES, "NANOCHAT_BASE_DIR", "NANOCHAT_DTYPE")
+"""Variables of this project that a person may set."""
 CACHES = {
     "HF_HOME": "huggingface",
     "TORCH_HOME": "torch",
@@ -42,8 +47,23 @@ OFFLINE = {
 
 
 def load_env_local(folder: Path, environment: MutableMapping[str, str]) -> None:
-    """Adds what `.env.local` in `folder` sets; what is set already wins."""
-    for name, value in dotenv_values(folder / ENV_LOCAL).items():
+    """Adds what `.env.local` in `folder` sets; what is set already wins.
+
+    Raises ConfigError for a line that sets nothing, and for a NANOCHAT_ variable nobody reads.
+    """
+    file = folder / ENV_LOCAL
+    if not file.is_file():
+        return
+    with open(file, encoding="utf-8", errors="replace") as stream:
+        for binding in parse_stream(stream):
+            if binding.error:
+                line, text = binding.original.line, binding.original.string.strip()
+                raise ConfigError(f"{ENV_LOCAL}, line {line}: {text!r} is not NAME=value")
+    for name, value in dotenv_values(file).items():
+        if name.startswith("NANOCHAT_") and name not in KNOWN:
+            near = difflib.get_close_matches(name, KNOWN, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KNOWN)}"
+            raise ConfigError(f"{ENV_LOCAL} sets {name}, which nobody reads: {hint}")
         if value:
             environment.setdefault(name, value)
 

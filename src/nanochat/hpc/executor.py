@@ -31,7 +31,7 @@ from nanochat.config import TRAINING_RULES, Config, Paths, load_config
 from nanochat.errors import NanochatError, SlurmUnavailable
 from nanochat.hpc import slurm
 from nanochat.hpc.outcomes import read_outcome
-from nanochat.hpc.retry import verdict
+from nanochat.hpc.retry import GIVEN_UP, verdict
 
 SECONDS_BETWEEN_QUERIES = 60.0
 SECONDS_AFTER_A_MARKER = 60.0
@@ -119,6 +119,8 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
                 return
             newest = newest_checkpoint(self.disk, job.rule.name)
             self.progress.setdefault(job.jobid, newest)
+            for log in job.log:  # of an earlier attempt: Snakemake would show it as this one's
+                Path(log).unlink(missing_ok=True)
             self.refusal.message = None
             super().run_job(job)
             refused = self.refusal.message
@@ -133,6 +135,7 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
         self.refusal.message = msg
 
     def _give_up(self, info: SubmittedJobInfo, message: str) -> None:
+        GIVEN_UP.append(f"{info.job.name} could not be submitted: {message.splitlines()[0]}")
         info.job.attempt = info.job.restart_times + 1
         super()._report_job_error_threadsafe(info, message)
 
@@ -277,9 +280,11 @@ class Executor(SlurmExecutor):  # type: ignore[misc]
         )
         self.progress[job.jobid] = newest
         self.failures[job.jobid] = 0 if progressed else self.failures.get(job.jobid, 0) + 1
+        said = f" It said: {outcome.sentence}" if outcome else ""
         if not decision.again:
             job.attempt = job.restart_times + 1
-        said = f" It said: {outcome.sentence}" if outcome else ""
+            why = outcome.sentence if outcome else f"{decision.why} ({state})"
+            GIVEN_UP.append(f"{job.name}, SLURM job {info.external_jobid}: {why}")
         self.report_job_error(
             info,
             msg=f"SLURM job {info.external_jobid} ended as {state}; {decision.why}.{said}\n",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 TAIL_BYTES = 8192
 OURS = "error: "
+BYSTANDER = re.compile(r"rank \d+ of \d+ lost the others")
+"""What a rank says that another one left alone."""
 TRACEBACK_END = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b")
 
 
@@ -20,7 +22,8 @@ def last_error(log: Path) -> str:
         handle.seek(max(0, size - TAIL_BYTES))
         lines = handle.read().decode(errors="replace").splitlines()
     ours = [line.removeprefix(OURS) for line in lines if line.startswith(OURS)]
+    causes = [sentence for sentence in ours if not BYSTANDER.match(sentence)]
     if ours:
-        return ours[-1]
+        return (causes or ours)[-1]
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return last if TRACEBACK_END.match(last) else ""

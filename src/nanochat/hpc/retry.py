@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from nanochat.errors import StoppedEarly
 
+GIVEN_UP: list[str] = []
+"""A sentence for each job of this process's workflow that is not submitted again, for its end."""
 NOT_ITS_FAULT = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED")
 
 

@@ -11,7 +11,8 @@ Reads nothing but what it is handed; writes nothing.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from string import Template
 from typing import Any, Self
@@ -32,12 +33,17 @@ OVERRIDES = {
     "NANOCHAT_GPUS_PER_NODE": ("gpu", "per_node"),
 }
 """Environment variable -> key of the site that it replaces."""
+REFERENCE = "docs/reference/site.md"
+
+
+NAME = r"^[\w.,:+-]+$"
+"""What may stand in an account, a partition or a GPU type: it goes into sbatch's command line."""
 
 
 class CpuNodes(Section):
     """What a job without a GPU asks for."""
 
-    partition: str | None = None
+    partition: str | None = Field(default=None, pattern=NAME)
     """Partition; null leaves the choice to the cluster's default."""
     cpus: PositiveInt = 8
     """Processor cores of a job."""
@@ -50,9 +56,9 @@ class CpuNodes(Section):
 class GpuNodes(Section):
     """What a training asks for."""
 
-    partition: str
+    partition: str = Field(pattern=NAME)
     """Partition."""
-    model: str | None = None
+    model: str | None = Field(default=None, pattern=NAME)
     """GPU type as SLURM names it (`--gpus=a100:8`); null asks for any."""
     per_node: PositiveInt = 1
     """GPUs of a node: one rank each."""
@@ -84,9 +90,9 @@ class Site(Section):
     """Environment module that provides Python 3.11 or newer; null where `python3` is one."""
     internet_hosts: tuple[str, ...] = ()
     """Hosts with internet, as shell patterns: downloads run there only. None given: anywhere."""
-    account: str | None = None
+    account: str | None = Field(default=None, pattern=NAME)
     """SLURM account that pays."""
-    email: str | None = None
+    email: str | None = Field(default=None, pattern=r"^[\w.+-]+@[\w.-]+$")
     """Address that SLURM writes to when a GPU job begins, ends and fails."""
     gpu: GpuNodes
     cpu: CpuNodes = CpuNodes()
@@ -96,7 +102,17 @@ class Site(Section):
         """The site of a profile, with what the environment replaces. Raises ConfigError."""
         if not isinstance(given, Mapping):
             raise ConfigError(f"the profile's site holds {given!r}: it takes keys below it")
-        return validated(cls, _overridden(given, environment), "site.")
+        facts = validated(cls, _overridden(given, {}), "site.", REFERENCE)
+        try:
+            site = validated(cls, _overridden(given, environment), "site.", REFERENCE)
+        except ConfigError as exc:
+            raise ConfigError(f"{exc} (from the environment or .env.local)") from exc
+        if site.gpu.per_node > facts.gpu.per_node:
+            raise ConfigError(
+                f"NANOCHAT_GPUS_PER_NODE is {site.gpu.per_node}, but a node of "
+                f"{facts.gpu.partition} has {facts.gpu.per_node} GPUs: give at most that"
+            )
+        return site
 
     def folder(self, environment: Mapping[str, str]) -> Path:
         """Where everything large goes: `scratch`, expanded, and below it this project's folder.
@@ -110,6 +126,19 @@ class Site(Section):
                 "NANOCHAT_SCRATCH in .env.local"
             )
         return root / "nanochat"
+
+
+def refuse_a_lost_site(arguments: Sequence[str], site: Site | None) -> None:
+    """Raises ConfigError where Snakemake was called (`sys.argv`) with a cluster's profile and a
+    --configfile, which replaces the profile's own."""
+    given = [right for left, right in pairwise(arguments) if left == "--profile"]
+    given += [word.partition("=")[2] for word in arguments if word.startswith("--profile=")]
+    lost = [Path(profile, "site.yaml") for profile in given if Path(profile, "site.yaml").is_file()]
+    if lost and site is None:
+        raise ConfigError(
+            f"--configfile replaces the one that {lost[0].parent} gives: name both, "
+            f"--configfile {lost[0]} YOURS.yaml"
+        )
 
 
 def _overridden(given: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def past_jobs(name: str, since: datetime) -> list[SlurmJob]:
         if "accounting storage is disabled" in str(exc):
             return []
         raise
+
+
+def unknown_partitions(names: Iterable[str | None]) -> list[str]:
+    """Those of `names` that this cluster does not have."""
+    known = {name.rstrip("*") for name in run(["sinfo", "--noheader", "--format=%R"]).split()}
+    return [name for name in names if name and not set(name.split(",")) <= known]
 
 
 def requeue(job_id: str) -> None:

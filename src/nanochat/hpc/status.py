@@ -180,7 +180,8 @@ def _not_done(
     if progress and progress.stopped and alive <= progress.last + CLOCKS_DIFFER:
         why = f"stopped: {progress.stopped}"
         return replace(_standing(row), state="interrupted", at=progress.last, why=why)
-    if now - alive < FRESH:
+    was_a_job_s = any(alive <= _ended(job) + CLOCKS_DIFFER for job in jobs)
+    if now - alive < FRESH and not was_a_job_s:
         return replace(row, state="running", at=progress.began if progress else None)
     if progress:
         return replace(_standing(row), state="interrupted", at=progress.last)

@@ -87,7 +87,7 @@ def main() -> None:
         id=f"{arguments.run}-{arguments.stage}",
         resume="allow",
         dir=str(arguments.directory),
-        mode=arguments.mode,
+        mode=os.environ.get("WANDB_MODE", arguments.mode),  # jobs without a network set it
     )
     events = follow(arguments.journal, arguments.stage, arguments.offset, arguments.trainer)
     for event in events:
