@@ -81,11 +81,11 @@ wildcard_constraints:
     stage="|".join(STAGE_BEFORE),
 
 
-def threads_of(rule_kind):
-    """Cores of a job: the site's, else all that Snakemake may use here."""
+def threads_of(job):
+    """Cores of a job on the site, for all its ranks; else all that Snakemake may use here."""
     if SITE is None:
         return workflow.cores
-    return {"gpu": SITE.gpu.cpus, "cpu": SITE.cpu.cpus}[rule_kind]
+    return job["cpus_per_task"] * job.get("tasks_per_node", 1)
 
 
 def cpu_job():

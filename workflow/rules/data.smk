@@ -10,7 +10,7 @@ if CORPUS.kind == "embedded":
             DISK.logs / "embedded_corpus.log",
         conda:
             "../envs/nanochat.yaml"
-        threads: threads_of("cpu")
+        threads: threads_of(cpu_job())
         resources:
             **cpu_job(),
         params:
@@ -70,7 +70,7 @@ rule train_tokenizer:
         DISK.logs / "train_tokenizer.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: threads_of("cpu")
+    threads: threads_of(cpu_job())
     resources:
         **cpu_job(),
     params:

@@ -17,7 +17,7 @@ rule base_eval:
         DISK.logs / "base_eval.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: threads_of("gpu")
+    threads: threads_of(evaluation_job("base"))
     resources:
         **evaluation_job("base"),
     params:
@@ -39,7 +39,7 @@ rule chat_eval:
         DISK.logs / "chat_eval" / "{stage}.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: threads_of("gpu")
+    threads: threads_of(evaluation_job("sft"))
     resources:
         **evaluation_job("sft"),
     params:

@@ -14,7 +14,7 @@ rule base_train:
         DISK.logs / "base_train.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: threads_of("gpu")
+    threads: threads_of(training_job("base"))
     resources:
         **training_job("base"),
     params:
@@ -35,7 +35,7 @@ rule mid_train:
         DISK.logs / "mid_train.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: threads_of("gpu")
+    threads: threads_of(training_job("mid"))
     resources:
         **training_job("mid"),
     params:
@@ -56,7 +56,7 @@ rule chat_sft:
         DISK.logs / "chat_sft.log",
     conda:
         "../envs/nanochat.yaml"
-    threads: threads_of("gpu")
+    threads: threads_of(training_job("sft"))
     resources:
         **training_job("sft"),
     params:
