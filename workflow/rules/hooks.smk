@@ -61,7 +61,8 @@ def prepare_for_slurm():
                 "site.yaml too, --configfile profiles/NAME/site.yaml"
             )
         return
-    refuse_unknown_partitions()
+    if workflow.non_local_exec:
+        refuse_unknown_partitions()
     name = job_name(CONFIG.run, DISK.base_dir)
     require_same_config(DISK.resolved_config, CONFIG, lambda: queued_jobs(name))
     for folder in (DISK.ended, DISK.outcomes):
