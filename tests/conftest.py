@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,8 +15,20 @@ import torch
 SCRUBBED = ("NANOCHAT_", "SLURM_", "WANDB_", "SNAKEMAKE_", "HF_")
 
 
+CLUSTER_IS_PROMISED = "TEST_CLUSTER_IS_PROMISED" in os.environ
+"""Set by .ci/run, which starts the cluster: there no test of it may skip."""
+
 # On models this small, threads wait for each other longer than they work.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, object]:
+    report = yield
+    if CLUSTER_IS_PROMISED and report.skipped and item.get_closest_marker("slurm"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though a cluster was promised: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(autouse=True)
