@@ -7,6 +7,7 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/download.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
@@ -19,7 +20,7 @@ rule all:
     input:
         models=[DISK.stage(stage) / "model.safetensors" for stage in STAGES],
         report=DISK.report,
-        downloads=DISK.downloads,
+        downloads=DISK.manifest,
     localrule: True
 
 

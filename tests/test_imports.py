@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "nanochat"
-EVERYBODY = {"config", "errors", "files", "progress"}
+EVERYBODY = {"config", "errors", "files", "paths", "progress", "registry", "settings"}
 MAY_IMPORT = {
     "train": {"model", "data", "track", "hpc"},
     "eval": {"model", "data"},
     "serve": {"model", "data"},
     "model": set(),
     "data": set(),
+    "fetch": {"data"},
     "track": set(),
     "hpc": set(),
     "report": set(),
@@ -53,7 +54,8 @@ def test_the_shared_modules_import_each_other_only() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["nanochat.cli", "nanochat.config", "nanochat.data.layout", "nanochat.model.scaling"]
+    ["nanochat.cli", "nanochat.config", "nanochat.horizon", "nanochat.model.scaling"]
+    + ["nanochat.data.layout", "nanochat.fetch.externals", "nanochat.fetch.room"]
     + [f"nanochat.{package}.{file.stem}" for package in ("hpc", "track", "report")
        for file in sorted((SOURCE / package).glob("*.py"))
        if file.stem not in ("__init__", "executor")],

@@ -10,7 +10,8 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from nanochat.config import Config, Section, is_section
+from nanochat.config import Config, is_section
+from nanochat.settings import Section
 
 
 def json_schema() -> dict[str, Any]:

@@ -4,9 +4,18 @@ import re
 
 import pytest
 
-from nanochat.data.persona import FACTS, Persona
-from nanochat.data.skills import LETTERS, TASKS, Entry, Item, Material, is_correct, is_held_out
+from nanochat.data.skills import (
+    LETTERS,
+    TASKS,
+    Entry,
+    Item,
+    Material,
+    chance_of_writing,
+    is_correct,
+    is_held_out,
+)
 from nanochat.model.calculator import calculate
+from nanochat.registry import GENERATED
 
 WORDS = re.findall(
     r"[a-z]+",
@@ -24,13 +33,16 @@ def material() -> Material:
     def entries(side: str) -> list[Entry]:
         return [Entry(f"{side}_{word}", f"Return the {side} {word}.") for word in WORDS]
 
-    persona = Persona(name="Testbot", maker="Ada", training_text="old books")
-    return Material(WORDS, entries("get"), entries("put"), persona)
+    return Material(WORDS, entries("get"), entries("put"))
 
 
 def both_sides(name: str, material: Material) -> tuple[list[Item], list[Item]]:
     task = TASKS[name]
     return task.items(material, 200, 1, held_out=False), task.items(material, 100, 1, held_out=True)
+
+
+def test_the_registry_lists_the_generated_tasks() -> None:
+    assert tuple(TASKS) == GENERATED
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -70,15 +82,6 @@ def test_held_out_operands_are_in_no_training_question(material: Material) -> No
     assert pairs(trained) & pairs(held_out) == set()
 
 
-def test_held_out_phrasings_of_identity_are_never_trained(material: Material) -> None:
-    trained, held_out = both_sides("identity", material)
-    for fact in FACTS:
-        for phrasing in fact.held_out:
-            assert not any(item.question.lower().endswith(phrasing.lower()) for item in trained)
-    assert {item.expected for item in trained} == {item.expected for item in held_out}
-    assert "Ada trained me." in {item.expected for item in trained}
-
-
 @pytest.mark.parametrize("name", ["counting", "arithmetic"])
 def test_calculator_gives_what_the_conversation_says(name: str, material: Material) -> None:
     trained, held_out = both_sides(name, material)
@@ -95,6 +98,13 @@ def test_the_right_answer_counts_and_others_do_not(material: Material) -> None:
     assert not is_correct("", item)
 
 
+def test_answer_with_every_key_counts_whatever_else_it_says() -> None:
+    item = Item("?", "I am Testbot of Ada.", {"messages": []}, keys=("Testbot", "Ada L."))
+    assert is_correct("testbot is my name; it was ada  l. who made me", item)
+    assert not is_correct("I am Testbot.", item)
+    assert not is_correct("", item)
+
+
 def test_multiple_choice_letter_names_the_right_choice(material: Material) -> None:
     for item in TASKS["documentation"].items(material, 50, 1, held_out=True):
         name = item.choices[LETTERS.index(item.expected)]
@@ -108,6 +118,14 @@ def test_chance_of_a_generative_task_is_the_best_constant_answer(material: Mater
 
     assert TASKS["counting"].chance([item("1"), item("1"), item("2"), item("3")]) == 0.5
     assert TASKS["spelling"].chance([item("a"), item("b"), item("c"), item("d")]) == 0.25
+
+
+def test_chance_counts_every_item_whose_keys_the_constant_answer_has() -> None:
+    def item(expected: str, *keys: str) -> Item:
+        return Item("?", expected, {"messages": []}, keys=keys)
+
+    items = [item("I am Bo.", "bo"), item("Bo, made by Ada", "ada"), item("Old books", "books")]
+    assert chance_of_writing(items) == 2 / 3
 
 
 def test_chance_of_a_categorical_task_is_one_in_its_choices(material: Material) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from nanochat.config import Config, Paths
+from nanochat.config import Config
+from nanochat.paths import Paths
 from nanochat.track.journal import Journal
 
 NANOCHAT = Path(sys.executable).parent / "nanochat"
@@ -51,10 +52,12 @@ def test_a_run_never_started_waits_and_says_where_it_looked(status: Run, disk: P
 
 
 def test_a_local_run_in_the_middle_is_told_without_slurm(status: Run, disk: Paths) -> None:
-    layout = [disk.shard_record(n) for n in range(5)] + [disk.rows_record(n) for n in range(5)]
+    names = [f"{number:05d}" for number in range(5)]
+    layout = [of(name) for name in names for of in (disk.shard_record, disk.rows_record)]
     bundle = disk.eval_bundle / "core.yaml"
     chat = [disk.chat_rows(stage).with_suffix(".json") for stage in ("mid", "sft")]
-    made = [*layout, *chat, disk.tokenizer_file, disk.compression, disk.task_manifest, bundle]
+    made = [*layout, *chat, disk.tokenizer_file, disk.compression, bundle]
+    made += [disk.task_manifest, disk.identity_record]
     for path in made:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

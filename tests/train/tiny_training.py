@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanochat.config import OperationSettings
 from nanochat.data.loader import RowLoader
 from nanochat.data.rows import write_rows
 from nanochat.hpc.deadline import Deadline
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.optimizer import MuonAdamW
+from nanochat.settings import OperationSettings
 from nanochat.track.journal import Journal
 from nanochat.train.checkpoints import CheckpointStore
 from nanochat.train.job import Job, Multipliers, TrainingResult

@@ -1,17 +1,29 @@
 """The whole road at toy sizes, run once by a real Snakemake in a copy of the workflow."""
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+
+from hub_contents import shard
+from hub_server import Hub, fill_for
+from nanochat.config import load_config
+from nanochat.fetch.externals import externals
+from nanochat.horizon import with_train_shards
+from nanochat.registry import VOCABULARIES, HubCorpus
+from small_vocabularies import vocabularies
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +38,23 @@ TOY = {
     "chat": {"test_items": 10},
     "evaluation": {"validation_tokens": 4096, "core_items": 8, "chat_items": 8, "batch_rows": 8},
     "operation": {"device_rows": 8, "save_every_minutes": 0, "compile": "off"},
+}
+
+# The same, of what is downloaded: every kind of thing that a real preset fetches.
+FETCHED_TOY = {
+    **TOY,
+    "data": {"source": "climbmix-400b-shuffle", "train_shards": 2},
+    "tokenizer": {**TOY["tokenizer"], "compare_with_gpt": True},
+    "mid": {
+        "items": {"smoltalk": 30, "mmlu": 20, "gsm8k": 20, "spelling": 40, "identity": 20},
+        "total_batch_tokens": 1024,
+    },
+    "sft": {
+        "items": {"arc_easy": 10, "arc_challenge": 10, "gsm8k": 10, "identity": 20},
+        "total_batch_tokens": 1024,
+    },
+    "chat": {"test_items": 10, "words": "english"},
+    "evaluation": {**TOY["evaluation"], "bundle": "core", "chat_tasks": ["humaneval"]},
 }
 
 
@@ -129,6 +158,73 @@ def road(tmp_path_factory: pytest.TempPathFactory, english: list[str]) -> Checko
     os.environ["OMP_NUM_THREADS"] = "1"
     checkout.run()
     return checkout
+
+
+@pytest.fixture(scope="session")
+def fetched_road(
+    tmp_path_factory: pytest.TempPathFactory, english: list[str]
+) -> Iterator[Checkout]:
+    """A checkout whose first phase ran beside a hub, and all else with no network but loopback."""
+    checkout = copy_of_workflow(tmp_path_factory.mktemp("fetched"), FETCHED_TOY)
+    with pytest.MonkeyPatch.context() as patch, served(checkout, english, patch) as hub:
+        checkout.run("--until", "downloads")
+        (checkout.folder / "requests").write_text("\n".join(hub.requests))
+    without_network = ["unshare", "--net", "bash", "-c", 'ip link set lo up && exec "$0" "$@"']
+    if subprocess.run([*without_network, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a network namespace, and ip")
+    done = subprocess.run(
+        [*without_network, *checkout.command()],
+        cwd=checkout.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout
+    yield checkout
+
+
+@contextmanager
+def served(checkout: Checkout, english: list[str], patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub, and the environment to find it, with everything that the checkout's config needs."""
+    hub = Hub()
+    config = with_train_shards(load_config(checkout.config))
+    wanted = fill_for(hub, externals(config.disk))
+    shards = [each for each in wanted if isinstance(each.source, HubCorpus)]
+    for place, each in enumerate(shards):
+        name = each.source.pattern.format(int(each.part))
+        hub.files[f"{each.source.repo}/{name}"] = shard(
+            english[place :: len(shards)] or english[:1]
+        )
+    for name, value in hub.environment().items():
+        patch.setenv(name, value)
+    replace_vocabularies(hub, checkout.folder / "stand_ins", patch)
+    try:
+        yield hub
+    finally:
+        hub.stop()
+
+
+@pytest.fixture
+def serving(english: list[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """`with serving(checkout) as hub`: see `served`."""
+    return lambda checkout: served(checkout, english, monkeypatch)
+
+
+def replace_vocabularies(hub: Hub, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Serves small vocabularies in the published formats, and has the programs that are started
+    from here expect their SHA-256."""
+    folder.mkdir()
+    lines = ["import nanochat.registry as registry", "from dataclasses import replace"]
+    for name, content in vocabularies().items():
+        address = urlsplit(VOCABULARIES[name].url)
+        hub.files[f"{address.netloc}{address.path}"] = content
+        digest = hashlib.sha256(content).hexdigest()
+        lines += [f"file = replace(registry.VOCABULARIES[{name!r}], sha256={digest!r})"]
+        lines += ["for named in (registry.VOCABULARIES, registry.PLAIN_FILES, registry.REGISTRY):"]
+        lines += ["    named[file.name] = file"]
+    (folder / "sitecustomize.py").write_text("\n".join(lines))
+    patch.setenv("PYTHONPATH", str(folder))
 
 
 @pytest.fixture

@@ -42,9 +42,10 @@ def everything(folder: Path) -> dict[Path, int]:
 def test_the_first_phase_downloads_and_does_nothing_else(checkout, arguments: list[str]) -> None:
     checkout.run(*arguments)
     made = {path.name for path in everything(checkout.base_dir) if path.suffix != ".log"}
-    made.discard(".agent_harnesses.json")
     records = {name.replace(".parquet", ".json") for name in FILES}
-    assert made == {*FILES, *records, "downloads.json", "config.yaml", "workflow.lock"}
+    origins = {f"{name}.json" for name in FILES}
+    about = {*records, *origins, "downloads.json"}
+    assert made == {*FILES, *about, "config.yaml", "workflow.lock"}
 
 
 def test_the_second_phase_needs_no_network_and_downloads_nothing_again(checkout, hub) -> None:
@@ -83,7 +84,7 @@ def test_a_lost_list_of_downloads_reruns_nothing_else(checkout) -> None:
 def test_with_nothing_to_download_the_first_phase_is_empty(fresh) -> None:
     fresh.run("--until", "downloads")
     listed = fresh.base_dir / "runs" / "local" / "downloads.json"
-    assert json.loads(listed.read_text()) == {"repository": None, "files": []}
+    assert json.loads(listed.read_text()) == {"files": []}
     assert not (fresh.base_dir / "base_data").exists()
 
 
@@ -127,7 +128,7 @@ def test_a_shard_that_was_copied_by_hand_is_kept(checkout, hub, english) -> None
     assert not any(request.endswith(FILES[0]) for request in hub.requests)
 
 
-@pytest.mark.parametrize(("preset", "files"), [("d12", 40), ("d20", 155), ("d24", 171)])
+@pytest.mark.parametrize(("preset", "files"), [("d12", 27), ("d20", 102), ("d24", 114)])
 def test_the_dry_run_of_a_real_preset_lists_its_downloads(fresh, preset: str, files: int) -> None:
     fresh.config.write_text(f"preset: {preset}\n")
     planned = fresh.planned()

@@ -291,6 +291,7 @@ def test_the_dry_run_of_the_local_profile_lists_every_job(checkout) -> None:
         "eval_tokenizer": 1,
         "tokenize_shard": 5,
         "generate_tasks": 1,
+        "identity_conversations": 1,
         "chat_rows": 2,
         "eval_bundle": 1,
         **DEPENDS_ON_BASE,

@@ -1,11 +1,13 @@
 # What the rules share: the resolved config, the cluster, the user's text, and what jobs ask for.
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
 
 from nanochat.config import STAGES, Config
+from nanochat.fetch.externals import externals
 from nanochat.data.layout import conversation_files, corpus_layout
 from nanochat.data.sources import content_fingerprint
 from nanochat.errors import NanochatError
@@ -14,8 +16,20 @@ from nanochat.forgotten import refuse_strangers
 from nanochat.hpc import resources
 from nanochat.hpc.environment import OFFLINE, load_env_local, variables
 from nanochat.hpc.site import Site, refuse_a_lost_site
+from nanochat.horizon import shard_plan, with_train_shards
 from nanochat.model.hardware import peak_of
 from nanochat.model.workload import evaluation_flops, training_flops
+from nanochat.registry import (
+    CORE_BUNDLE,
+    ENGLISH_WORDS,
+    GENERATED,
+    IDENTITY,
+    PLAIN_FILES,
+    TABLES,
+    TASK_SHARDS,
+    VOCABULARIES,
+    WORD_TASKS,
+)
 
 
 def one_sentence(error):
@@ -31,11 +45,15 @@ try:
     refuse_a_lost_site(sys.argv, SITE)
     if SITE:
         os.environ.update(variables(SITE, os.environ))
-    CONFIG = Config.resolve(config)
+    GIVEN = Config.resolve(config)
+    SHARD_PLAN, CONFIG = shard_plan(GIVEN), with_train_shards(GIVEN)
     DISK = CONFIG.disk
     require_writable(DISK.base_dir)
     CORPUS = corpus_layout(DISK)
+    OWN_IDENTITY = [DISK.own_identity] if DISK.own_identity else []
+    conversation_files(OWN_IDENTITY, "chat.identity")
     CONVERSATIONS = conversation_files(DISK.conversations)
+    EXTERNALS = externals(DISK)
     refuse_strangers(CONFIG, Path(".snakemake"))
 except NanochatError as error:
     one_sentence(error)
@@ -61,23 +79,34 @@ JOB_PREFIX = (
 )
 shell.prefix(COMMAND_PREFIX + (JOB_PREFIX if SITE else ""))
 
-# What this config needs from the internet.
-DOWNLOADS = CORPUS.shards if CORPUS.kind == "download" else ()
-
-TRAIN_SHARDS = [f"{number:05d}" for number in DISK.shard_numbers]
-VALIDATION_SHARD = f"{DISK.validation_number:05d}"
-ALL_SHARDS = [*TRAIN_SHARDS, VALIDATION_SHARD]
+TRAIN_SHARDS, VALIDATION_SHARD, ALL_SHARDS = (
+    CORPUS.train,
+    CORPUS.validation,
+    CORPUS.names,
+)
 # The generated tasks, as files of items to train on and to be tested with.
-TASKS = {**CONFIG.mid.items, **CONFIG.sft.items}
+TASKS = CONFIG.items_of(GENERATED)
 ITEMS = {
     split: [DISK.task(name, split) for name in TASKS] for split in ("train", "test")
 }
+# Downloaded files beside the corpus and the tables.
+WORDS = [
+    DISK.plain_file(file.name, file.file)
+    for file in ([ENGLISH_WORDS] if CONFIG.chat.words == "english" else [])
+]
+COMPARED = [
+    DISK.plain_file(file.name, file.file)
+    for file in (VOCABULARIES.values() if CONFIG.tokenizer.compare_with_gpt else [])
+]
+BUNDLE_RECORD = (
+    DISK.record_of(DISK.eval_bundle) if CONFIG.evaluation.bundle == "core" else []
+)
 # The stages that train on conversations, and the stage whose model each starts from.
 STAGE_BEFORE = {"mid": "base", "sft": "mid"}
 
 
 wildcard_constraints:
-    shard=r"\d+",
+    shard="[^/]+",
     stage="|".join(STAGE_BEFORE),
 
 
@@ -119,17 +148,18 @@ def determined_by(rule):
     return CONFIG.settings_of(rule)
 
 
-def chat_stage_input(stage):
-    """What a training on conversations reads: the model before it, its rows, and the held-out
-    rows that every stage's bits per byte are measured on."""
-    before = DISK.stage(STAGE_BEFORE[stage])
-    rows = DISK.chat_rows(stage)
+def tokenizer_input():
+    """The tokenizer; its merges are of the text that its JSON was written for."""
     return {
         "tokenizer": DISK.tokenizer_file,
-        "model": ancient(before / "model.safetensors"),
-        "model_record": before / "record.json",
-        "rows": ancient([rows, rows.with_suffix(".mask.npy")]),
-        "rows_record": rows.with_suffix(".json"),
-        "validation": ancient(DISK.rows(VALIDATION_SHARD)),
-        "validation_record": DISK.rows_record(VALIDATION_SHARD),
+        "merges": ancient(DISK.tokenizer / "merges.tiktoken"),
+    }
+
+
+def model_input(stage):
+    """A stage's model; its record says which weights these are."""
+    folder = DISK.stage(stage)
+    return {
+        "model": ancient([folder / "model.safetensors", folder / "config.json"]),
+        "model_record": folder / "record.json",
     }

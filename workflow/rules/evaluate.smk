@@ -3,14 +3,14 @@
 
 rule base_eval:
     input:
-        tokenizer=DISK.tokenizer_file,
-        model=ancient(DISK.stage("base") / "model.safetensors"),
-        model_record=DISK.stage("base") / "record.json",
+        **tokenizer_input(),
+        **model_input("base"),
         rows=ancient(DISK.rows(VALIDATION_SHARD)),
         rows_record=DISK.rows_record(VALIDATION_SHARD),
         validation=ancient(CORPUS.parquet(VALIDATION_SHARD)),
-        bundle=DISK.eval_bundle / "core.yaml",
+        bundle=[DISK.eval_bundle / "core.yaml", DISK.eval_bundle / "eval_meta_data.csv"],
         bundle_questions=ancient(DISK.eval_bundle / "eval_data"),
+        bundle_record=BUNDLE_RECORD,
     output:
         DISK.evaluation("base"),
     log:
@@ -28,11 +28,10 @@ rule base_eval:
 
 rule chat_eval:
     input:
-        tokenizer=DISK.tokenizer_file,
-        model=ancient(DISK.stage("{stage}") / "model.safetensors"),
-        model_record=DISK.stage("{stage}") / "record.json",
-        questions=ancient(ITEMS["test"]),
-        tasks=DISK.task_manifest,
+        **generated_input(CONFIG.scored_tasks, "test"),
+        **tables_input(CONFIG.scored_tasks, "test"),
+        **tokenizer_input(),
+        **model_input("{stage}"),
     output:
         DISK.evaluation("{stage}"),
     log:

@@ -1,16 +1,38 @@
 # What happens around a workflow: before its first job, at its end, and when it fails.
 
+import atexit
 import fcntl
 import platform
 import time
 
-from nanochat.data.internet import download_command, require_internet
+from nanochat.data.layout import keep_order
+from nanochat.fetch.room import require_room
+from nanochat.fetch.internet import download_command, require_internet
 from nanochat.errors import BadInput, ConfigError, SlurmUnavailable
 from nanochat.files import NO_LOCKS_HERE, disk_errors, make_directory, write_text
 from nanochat.hpc.handover import require_same_config
 from nanochat.hpc.log_tail import last_error
 from nanochat.hpc.retry import GIVEN_UP
 from nanochat.hpc.slurm import job_name, queued_jobs, unknown_partitions
+
+
+def say_what_is_fetched():
+    """How much would come from elsewhere, and why."""
+    missing = [
+        external
+        for external in EXTERNALS
+        if not external.is_there and not external.shared
+    ]
+    if EXTERNALS:
+        size = sum(external.about_bytes for external in missing) / 1e9
+        print(
+            f"from elsewhere: {len(EXTERNALS)} files, {len(missing)} of them to be downloaded "
+            f"(about {size:.1f} GB; `nanochat data plan` has the list)"
+        )
+    if SHARD_PLAN:
+        print(
+            f"training shards: {SHARD_PLAN.train_shards}, and one held out ({SHARD_PLAN.why})"
+        )
 
 
 def start_workflow():
@@ -27,6 +49,8 @@ def start_workflow():
             WORKFLOW_LOCK = open(lock, "a")
             lock_for_this_process(WORKFLOW_LOCK)
         refuse_downloads_without_internet()
+        require_room_for_downloads()
+        keep_order(DISK, CORPUS)
         prepare_for_slurm()
         write_text(DISK.resolved_config, CONFIG.yaml())
     except BlockingIOError:
@@ -83,11 +107,34 @@ def refuse_unknown_partitions():
         )
 
 
+def planned_downloads():
+    """What the jobs of this workflow will fetch; what the shared folder has is only linked."""
+    planned = {Path(file) for job in workflow.dag.needrun_jobs() for file in job.output}
+    return [
+        external
+        for external in EXTERNALS
+        if external.output in planned and not external.shared
+    ]
+
+
+def require_room_for_downloads():
+    """Ends before the first byte what would fill the disk or the quota: what is to be fetched, and
+    the packed rows that are made from it, which are about as large again."""
+    missing = planned_downloads()
+    if not missing:
+        return
+    size = sum(external.about_bytes for external in missing)
+    if SHARD_PLAN:
+        rows = sum(not DISK.rows(shard).exists() for shard in ALL_SHARDS)
+        size += rows * SHARD_PLAN.row_bytes_per_shard
+    for note in require_room(DISK.base_dir, size, 4 * len(missing)).notes:
+        print(f"note: {note}")
+
+
 def refuse_downloads_without_internet():
     """Ends in seconds, with nothing submitted, what would fail for want of internet later."""
-    planned = {Path(file) for job in workflow.dag.needrun_jobs() for file in job.output}
     require_internet(
-        [path for path in DOWNLOADS if path in planned and not path.exists()],
+        [external.path for external in planned_downloads()],
         platform.node(),
         SITE.internet_hosts if SITE else (),
         download_command(sys.argv),
@@ -115,3 +162,8 @@ def explain_failure():
             explained = True
     if explained:
         raise SystemExit(NanochatError.exit_code)
+
+
+# A dry run starts no workflow, so it calls none of the handlers; this is its last word.
+if {"-n", "-np", "--dry-run", "--dryrun"}.intersection(sys.argv):
+    atexit.register(say_what_is_fetched)

@@ -3,7 +3,7 @@
 
 rule base_train:
     input:
-        tokenizer=DISK.tokenizer_file,
+        **tokenizer_input(),
         rows=[ancient(DISK.rows(shard)) for shard in ALL_SHARDS],
         records=[DISK.rows_record(shard) for shard in ALL_SHARDS],
     output:

@@ -1,59 +1,43 @@
 """How many bytes a token stands for, on several kinds of text, beside GPT-2 and GPT-4.
 
-    compression_table(tokenizer, {"train": train_text, "validation": validation_text})
+    compression_table(tokenizer, {"train": train_text}, {"gpt2_merges": Path(...), ...})
 
-Reads nothing but the text it is given, and writes nothing. The columns of GPT-2 and GPT-4 are
-computed where tiktoken already has their vocabularies in its cache (TIKTOKEN_CACHE_DIR), and are
-None elsewhere: this never touches the network. GPT-2 has 50,257 tokens, GPT-4 100,277; the
-reference of this project, 65,536 tokens trained on web text, reaches about 4.8 characters a token
-on English.
+Reads the vocabularies of GPT-2 and GPT-4 where they were downloaded (VOCABULARIES in registry.py)
+and leaves their columns empty elsewhere; writes nothing. GPT-2 has 50,257 tokens, GPT-4 100,277;
+the reference of this project, 65,536 tokens trained on web text, reaches about 4.8 characters a
+token on English.
 """
 
-import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import tiktoken
+from tiktoken.load import data_gym_to_mergeable_bpe_ranks, load_tiktoken_bpe
 
 from nanochat.data.passages import PASSAGES, code_passage
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.files import sha256_of
+from nanochat.errors import DamagedArtefact
 
-# What tiktoken would fetch for each vocabulary, and the SHA-256 it expects. It caches a file under
-# the SHA-1 of its address, and fetches again what is not in the cache or has another SHA-256.
-ADDRESS = "https://openaipublic.blob.core.windows.net"
-KNOWN_VOCABULARIES = {
-    "gpt2": (
-        "gpt2",
-        {
-            f"{ADDRESS}/gpt-2/encodings/main/vocab.bpe": (
-                "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-            ),
-            f"{ADDRESS}/gpt-2/encodings/main/encoder.json": (
-                "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
-            ),
-        },
-    ),
-    "gpt4": (
-        "cl100k_base",
-        {
-            f"{ADDRESS}/encodings/cl100k_base.tiktoken": (
-                "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
-            ),
-        },
-    ),
-}
+# How each cuts text before it merges bytes, as published with the vocabularies.
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+GPT4_PATTERN = (
+    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"""
+    r""" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+)
 
 
-def compression_table(tokenizer: Tokenizer, texts: dict[str, str]) -> list[dict[str, Any]]:
+def compression_table(
+    tokenizer: Tokenizer, texts: dict[str, str], vocabularies: Mapping[str, Path]
+) -> list[dict[str, Any]]:
     """One row a text: the built-in passages, code, then `texts` by name; empty ones are left out.
 
     A row is {"text", "bytes", "tokens", "bytes_per_token", "gpt2", "gpt4"}; the last two are bytes
-    per token as well, or None.
+    per token as well, or None without `vocabularies`. Raises DamagedArtefact where these cannot be
+    read.
     """
-    known = {column: _cached_encoding(column) for column in KNOWN_VOCABULARIES}
+    known = {column: read(vocabularies) for column, read in KNOWN.items()} if vocabularies else {}
     rows = []
     for name, text in {**PASSAGES, "code": code_passage(), **texts}.items():
         if not text:
@@ -65,27 +49,43 @@ def compression_table(tokenizer: Tokenizer, texts: dict[str, str]) -> list[dict[
             "tokens": tokens,
             "bytes_per_token": size / tokens,
         }
-        for column, encoding in known.items():
+        for column in KNOWN:
+            encoding = known.get(column)
             row[column] = size / len(encoding.encode_ordinary(text)) if encoding else None
         rows.append(row)
     return rows
 
 
-def _cached_encoding(column: str) -> tiktoken.Encoding | None:
-    name, files = KNOWN_VOCABULARIES[column]
-    folder = _cache_folder()
-    if folder is None:
-        return None
-    for address, expected in files.items():
-        cached = folder / hashlib.sha1(address.encode()).hexdigest()
-        if not cached.is_file() or sha256_of(cached) != expected:
-            return None
-    return tiktoken.get_encoding(name)
+def _gpt2(files: Mapping[str, Path]) -> tiktoken.Encoding:
+    merges, encoder = files["gpt2_merges"], files["gpt2_encoder"]
+    _without_a_second_copy()
+    try:
+        ranks = data_gym_to_mergeable_bpe_ranks(str(merges), str(encoder))
+    except (ValueError, KeyError, AssertionError, OSError) as exc:
+        raise _damaged(merges, encoder) from exc
+    return tiktoken.Encoding("gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
 
-def _cache_folder() -> Path | None:
-    """Where tiktoken caches, by its own rules; None if told not to."""
-    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
-        if variable in os.environ:
-            return Path(os.environ[variable]) if os.environ[variable] else None
-    return Path(gettempdir()) / "data-gym-cache"
+def _gpt4(files: Mapping[str, Path]) -> tiktoken.Encoding:
+    file = files["gpt4_ranks"]
+    _without_a_second_copy()
+    try:
+        ranks = load_tiktoken_bpe(str(file))
+    except (ValueError, OSError) as exc:
+        raise _damaged(file) from exc
+    return tiktoken.Encoding("gpt4", pat_str=GPT4_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+
+KNOWN = {"gpt2": _gpt2, "gpt4": _gpt4}
+
+
+def _without_a_second_copy() -> None:
+    """tiktoken would copy each file that it reads into its cache."""
+    os.environ["TIKTOKEN_CACHE_DIR"] = ""
+
+
+def _damaged(*files: Path) -> DamagedArtefact:
+    names = " or ".join(map(str, files))
+    return DamagedArtefact(
+        f"{names} is no vocabulary of tiktoken's: delete it and run `snakemake downloads` again"
+    )

@@ -1,31 +1,54 @@
 """A mixture of conversations as packed rows: what mid-training and SFT read.
 
-    sources = [(Path("task_data/spelling/train.parquet"), 2000), (Path("my.jsonl"), None)]
-    build_chat_rows(sources, tokenizer, 512, output_dir, name="mid", seed=42, all_tokens=True)
+    parts = [Part("spelling", Path("task_data/spelling/train.parquet"), 2000, "items"),
+             Part("smoltalk", Path("downloads/tasks/smoltalk/train.parquet"), None, "table"),
+             Part("own", Path("my.jsonl"), None, "conversations")]
+    build_chat_rows(parts, tokenizer, 2048, output_dir, "mid", seed=42, all_tokens=True, threads=8)
 
-Reads generated tasks (.parquet) and a user's own conversations (.jsonl: in each line an object
-{"messages": [...]} or a bare list of messages). Writes <name>.npy, <name>.mask.npy and <name>.json
-(see data/rows.py); the same arguments and files give the same bytes.
+Reads generated tasks, downloaded tables (data/tables.py) and conversations as .jsonl (in each line
+an object {"messages": [...]} or a bare list of messages). Writes <name>.npy, <name>.mask.npy and
+<name>.json (see data/rows.py); the same arguments and files give the same bytes. Takes about ten
+bytes of memory a token.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from nanochat.data.chat_format import Conversation, render, user_and_assistant
 from nanochat.data.packing import pack_conversations
-from nanochat.data.rows import write_rows
+from nanochat.data.rows import Ids, Masks, id_type, write_rows
+from nanochat.data.tables import count_rows, read_conversations_of
 from nanochat.data.task_files import load_items
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import BadInput, MissingArtefact
 from nanochat.files import sha256_of
 from nanochat.progress import track
 
-Source = tuple[Path, int | None]
-Rendered = tuple[list[int], list[int]]
+Rendered = tuple[Ids, Masks]
 MAX_EXCHANGES = 4  # generated questions that one conversation may hold
+CONVERSATIONS_AT_ONCE = 2048  # as Python objects; all else is held as arrays
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a mixture: a file and how many of its conversations are taken (None: all).
+
+    `items` are generated questions, joined with each other; of `items` and `conversations` the
+    first ones are taken, of a `table`, which may be sorted by subject, a sample.
+    """
+
+    name: str
+    path: Path
+    limit: int | None
+    kind: Literal["items", "table", "conversations"]
 
 
 def read_conversations(path: Path) -> list[Conversation]:
@@ -41,7 +64,9 @@ def read_conversations(path: Path) -> list[Conversation]:
                 if line.strip():
                     conversations.append(_read_line(line, f"{path}, line {number}"))
     except FileNotFoundError as exc:
-        raise MissingArtefact(f"no conversations at {path}: correct chat.conversations") from exc
+        raise MissingArtefact(
+            f"no conversations at {path}: correct chat.conversations, or run `make run`"
+        ) from exc
     except UnicodeDecodeError as exc:
         raise BadInput(f"{path} is not UTF-8 text ({exc}): save it as UTF-8") from exc
     if not conversations:
@@ -50,15 +75,16 @@ def read_conversations(path: Path) -> list[Conversation]:
 
 
 def build_chat_rows(
-    sources: Sequence[Source],
+    parts: Sequence[Part],
     tokenizer: Tokenizer,
     sequence_len: int,
     output_dir: Path,
     name: str,
     seed: int,
     all_tokens: bool,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """Packs the first so many conversations (None: all) of each source into rows of T+1 ids.
+    """Packs the conversations of a mixture into rows of T+1 ids, rendered on `threads` threads.
 
     The generated questions are shuffled and joined into conversations of one to four exchanges, so
     that the model learns to go on after an answer. `all_tokens` makes every token a target, else
@@ -67,18 +93,15 @@ def build_chat_rows(
     returned. Raises BadInput where nothing is left.
     """
     capacity = sequence_len + 1
-    generated, own = _load(sources)
-    Random(seed).shuffle(generated)
-    rendered = _joined([render(each, tokenizer) for each in generated], capacity, Random(seed))
-    rendered += [render(each, tokenizer) for each in own]
-    kept = [(ids, mask) for ids, mask in rendered if any(mask[:capacity])]
+    rendered, facts = _render_parts(parts, tokenizer, seed, capacity, threads)
+    kept = [(ids, mask) for ids, mask in rendered if mask[:capacity].any()]
     if not kept:
         raise BadInput(
             f"no conversation of the mixture {name!r} has an answer within {sequence_len} tokens: "
             "add items to it, or raise model.sequence_len"
         )
     if all_tokens:
-        kept = [(ids, [1] * len(ids)) for ids, _ in kept]
+        kept = [(ids, np.ones_like(mask)) for ids, mask in kept]
     packed = pack_conversations(kept, sequence_len, tokenizer.vocab_size)
     used = sum(min(len(ids), capacity) for ids, _ in kept)
     record = {
@@ -90,24 +113,67 @@ def build_chat_rows(
         "padding": round(1 - used / packed.rows_NC.size, 6),
         "all_tokens": all_tokens,
         "tokenizer": tokenizer.fingerprint,
-        "sources": [
-            {"file": f"{path.parent.name}/{path.name}", "items": limit, "sha256": sha256_of(path)}
-            for path, limit in sources
-        ],
+        "sources": facts,
     }
     return write_rows(output_dir, name, packed.rows_NC, packed.masks_NC, record)
 
 
-def _load(sources: Sequence[Source]) -> tuple[list[Conversation], list[Conversation]]:
-    """The generated conversations of one exchange each, and a user's own."""
-    generated: list[Conversation] = []
-    own: list[Conversation] = []
-    for path, limit in track(sources, "reading conversations", unit="files"):
-        if path.suffix == ".parquet":
-            generated += [item.conversation for item in load_items(path)[:limit]]
-        else:
-            own += read_conversations(path)[:limit]
-    return generated, own
+def _render_parts(
+    parts: Sequence[Part], tokenizer: Tokenizer, seed: int, capacity: int, threads: int
+) -> tuple[list[Rendered], list[dict[str, Any]]]:
+    """Every conversation of the mixture, the generated ones joined, and what the record says of
+    each part: its conversations and their tokens, before any is joined or cut."""
+    exchanges: list[Rendered] = []
+    others: list[Rendered] = []
+    facts = []
+    for part in parts:
+        wanted, conversations = _conversations(part, seed)
+        shown = track(conversations, f"rendering {part.name}", wanted, "conversations")
+        rendered = list(_rendered(shown, tokenizer, threads))
+        (exchanges if part.kind == "items" else others).extend(rendered)
+        facts.append(
+            {
+                "name": part.name,
+                "file": f"{part.path.parent.name}/{part.path.name}",
+                "items": part.limit,
+                "sha256": sha256_of(part.path),
+                "conversations": len(rendered),
+                "unusable": wanted - len(rendered),
+                "tokens": sum(len(ids) for ids, _ in rendered),
+            }
+        )
+    Random(seed).shuffle(exchanges)
+    return _joined(exchanges, capacity, Random(seed)) + others, facts
+
+
+def _conversations(part: Part, seed: int) -> tuple[int, Iterable[Conversation]]:
+    """How many conversations are taken of a part, and these; a table may give fewer."""
+    if part.kind == "table":
+        rows = count_rows(part.name, part.path)
+        wanted = rows if part.limit is None else min(part.limit, rows)
+        places = set(Random(f"{part.name} {seed}").sample(range(rows), wanted))
+        return wanted, read_conversations_of(part.name, part.path, places)
+    if part.kind == "items":
+        found = [item.conversation for item in load_items(part.path)[: part.limit]]
+    else:
+        found = read_conversations(part.path)[: part.limit]
+    return len(found), found
+
+
+def _rendered(
+    conversations: Iterable[Conversation], tokenizer: Tokenizer, threads: int
+) -> Iterator[Rendered]:
+    """Ids and masks in the order of the conversations; encoding leaves the interpreter's lock."""
+    dtype = id_type(tokenizer.vocab_size)
+
+    def render_one(conversation: Conversation) -> Rendered:
+        ids, mask = render(conversation, tokenizer)
+        return np.array(ids, dtype), np.array(mask, np.uint8)
+
+    waiting = iter(conversations)
+    with ThreadPoolExecutor(threads) as pool:
+        while batch := list(islice(waiting, CONVERSATIONS_AT_ONCE)):
+            yield from pool.map(render_one, batch)
 
 
 def _joined(exchanges: Sequence[Rendered], capacity: int, rng: Random) -> list[Rendered]:
@@ -116,7 +182,8 @@ def _joined(exchanges: Sequence[Rendered], capacity: int, rng: Random) -> list[R
     wanted = 0
     for ids, mask in exchanges:
         if wanted > 0 and len(joined[-1][0]) + len(ids) - 1 <= capacity:
-            joined[-1] = (joined[-1][0] + ids[1:], joined[-1][1] + mask[1:])  # one bos is enough
+            before_ids, before_mask = joined[-1]  # one bos is enough
+            joined[-1] = np.append(before_ids, ids[1:]), np.append(before_mask, mask[1:])
         else:
             joined.append((ids, mask))
             wanted = rng.randint(1, MAX_EXCHANGES)

@@ -201,7 +201,9 @@ def lay_rows(plan: RowPlan, tokens: Ids, capacity: int, bos_id: int) -> Ids:
 
 
 def pack_conversations(
-    items: Sequence[tuple[Sequence[int], Sequence[int]]], sequence_len: int, vocab_size: int
+    items: Sequence[tuple[Sequence[int] | Ids, Sequence[int] | Masks]],
+    sequence_len: int,
+    vocab_size: int,
 ) -> PackedConversations:
     """Packs whole conversations, given as (ids, mask), best fit; each begins with its own BOS.
 
@@ -216,12 +218,13 @@ def pack_conversations(
     row_P, n_rows = best_fit_decreasing(size_P, capacity)
     rows_NC = np.full((n_rows, capacity), padding_id(dtype), dtype=dtype)
     masks_NC = np.zeros((n_rows, capacity), dtype=np.uint8)
+    cells, mask_cells = rows_NC.reshape(-1), masks_NC.reshape(-1)
     by_row = np.argsort(row_P, kind="stable")
     target_P = _first_cell(row_P[by_row], size_P[by_row], capacity)
     for piece, cell in zip(by_row.tolist(), target_P.tolist(), strict=True):
         ids, mask = whole[piece]
-        rows_NC.reshape(-1)[cell : cell + len(ids)] = ids
-        masks_NC.reshape(-1)[cell : cell + len(ids)] = mask
+        cells[cell : cell + len(ids)] = ids
+        mask_cells[cell : cell + len(ids)] = mask
     truncated = sum(len(ids) > capacity for ids, _ in items)
     return PackedConversations(rows_NC, masks_NC, truncated)
 

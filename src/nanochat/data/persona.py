@@ -1,124 +1,92 @@
-"""Who the model is: the facts it learns to tell about itself, in many phrasings.
+"""Who the model is, and the form in which a fact about it is written down.
 
-`identity_question(persona, rng, held_out)` draws a question and its answer. Every fact has
-phrasings that are trained on and others that are held out.
+    persona = Persona(name="nanochat", maker="Ada", training_text="old books",
+                      limits=("browse the internet",))
+
+Reads and writes nothing. The facts and their phrasings are in data/persona_facts.py, what every
+conversation may hold besides in data/persona_talk.py; data/identity.py makes conversations of them.
 """
 
+import re
 from dataclasses import dataclass
-from random import Random
 
-OPENINGS = ("", "", "", "Hello! ", "Hi, ", "Tell me: ", "One question: ", "Excuse me, ", "Hey, ")
+LITTLE_WORDS = """
+    a about after all an and any are as at be been before by do for from had has have i if in is it
+    its me my of on or our so some than that the their them then they this to up was we were what
+    when which while who will with you your
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions that have the same answers, in lower case but for names. `held_out` ones are
+    never trained on."""
+
+    trained: tuple[str, ...]
+    answers: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+
+    def filled(self, **values: str) -> "Asked":
+        """The same with {name}, {maker} and the like replaced, answers with a capital at the
+        start ("The people of ... made me.")."""
+
+        def fill(texts: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(text.format(**values) for text in texts)
+
+        answers = tuple(answer[0].upper() + answer[1:] for answer in fill(self.answers))
+        return Asked(fill(self.trained), answers, fill(self.held_out))
 
 
 @dataclass(frozen=True)
 class Persona:
-    """What the model says of itself: its name, who trained it, and on what text."""
+    """What the model says of itself."""
 
-    name: str = "nanochat"
-    maker: str = "its user"
-    training_text: str = "documentation"
+    name: str
+    """What it is called."""
+    maker: str
+    """Who made it: fits "... trained me"."""
+    training_text: str
+    """What it was trained on: fits "I learned from ..."."""
+    limits: tuple[str, ...] = ()
+    """What it can't do: each fits "I can't ..."."""
+
+    def fill(self, asked: Asked, other: str = "") -> Asked:
+        """`asked` with the persona's words, and `other` for {other}."""
+        return asked.filled(
+            name=self.name, maker=self.maker, training_text=self.training_text, other=other
+        )
+
+    def fill_each(self, asked: Asked, others: tuple[str, ...]) -> tuple[Asked, ...]:
+        """`asked` once for each of `others`, but for those that might be the persona's own."""
+        own = " ".join((self.name, self.maker, self.training_text)).lower()
+        return tuple(
+            self.fill(asked, other)
+            for other in others
+            if not any(word.lower() in own for word in content_words(other))
+        )
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing to know about the model, and the ways to ask for it."""
+    """One thing to know about the model.
 
-    answer: str
-    trained: tuple[str, ...]
-    held_out: tuple[str, ...]
+    Every answer of it holds all of `keys`, and no answer about another topic does.
+    """
 
-
-FACTS = (
-    Fact(
-        answer="I am {name}.",
-        trained=(
-            "who are you?",
-            "what is your name?",
-            "what are you called?",
-            "what should I call you?",
-            "do you have a name?",
-            "introduce yourself.",
-            "who am I talking to?",
-            "your name, please?",
-        ),
-        held_out=("what's your name?", "who is this?", "please tell me your name."),
-    ),
-    Fact(
-        answer="{maker} trained me.",
-        trained=(
-            "who made you?",
-            "who trained you?",
-            "who is your maker?",
-            "who created you?",
-            "who built you?",
-            "by whom were you trained?",
-            "who has made you?",
-            "which person trained you?",
-        ),
-        held_out=("who is it that made you?", "who has trained you?", "who were you created by?"),
-    ),
-    Fact(
-        answer="I learned from {training_text}.",
-        trained=(
-            "what did you learn from?",
-            "what text were you trained on?",
-            "what have you read?",
-            "what did you read?",
-            "on which data were you trained?",
-            "where does your knowledge come from?",
-            "what is your training data?",
-            "which text did you learn from?",
-        ),
-        held_out=(
-            "what were you trained on?",
-            "which text have you read?",
-            "what data did you learn from?",
-        ),
-    ),
-    Fact(
-        answer="No, I am a small language model.",
-        trained=(
-            "are you a human?",
-            "are you a person?",
-            "are you real?",
-            "are you alive?",
-            "am I talking to a human?",
-            "do you have a body?",
-            "are you a woman or a man?",
-            "are you human or machine?",
-        ),
-        held_out=(
-            "are you a real person?",
-            "are you a living person?",
-            "am I talking to a person?",
-        ),
-    ),
-    Fact(
-        answer="I can spell words, count letters and calculate.",
-        trained=(
-            "what can you do?",
-            "what are you able to do?",
-            "how can you help me?",
-            "what are you good at?",
-            "which skills do you have?",
-            "what can I ask you?",
-            "what do you know how to do?",
-            "can you help me?",
-        ),
-        held_out=(
-            "what can you help me with?",
-            "what skills do you have?",
-            "what can I do with you?",
-        ),
-    ),
-)
+    topic: str
+    keys: tuple[str, ...]
+    plain: tuple[Asked, ...]
+    """What asks for the fact outright."""
+    assumed: tuple[Asked, ...] = ()
+    """What takes something for granted, mostly wrongly."""
+    abroad: tuple[str, ...] = ()
+    """Questions in other languages; the first of `plain` has the answers."""
+    follow_ups: tuple[str, ...] = ()
+    """Questions that only make sense after another; the first of `plain` has the answers."""
 
 
-def identity_question(persona: Persona, rng: Random, held_out: bool) -> tuple[str, str]:
-    """A question about the model itself, and the answer."""
-    fact = rng.choice(FACTS)
-    opening = rng.choice(OPENINGS)
-    question = rng.choice(fact.held_out if held_out else fact.trained)
-    if not opening or opening.rstrip()[-1] in "!:":
-        question = question[0].upper() + question[1:]
-    return opening + question, fact.answer.format(**vars(persona))
+def content_words(text: str) -> tuple[str, ...]:
+    """The words of `text` that carry its meaning; the whole text where there are none."""
+    little = LITTLE_WORDS.split()
+    words = re.findall(r"\w[\w.'-]*\w|\w", text)
+    return tuple(word for word in words if word.lower() not in little) or (text,)

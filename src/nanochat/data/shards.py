@@ -90,6 +90,7 @@ def record_shard(
         size += len(text.encode())
     record = {
         "file": parquet.name,
+        "file_bytes": parquet.stat().st_size,
         "documents": documents,
         "characters": characters,
         "bytes": size,

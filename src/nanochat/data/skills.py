@@ -1,6 +1,6 @@
 """The generated chat tasks: questions with known answers, for training and, held out, for scoring.
 
-    material = Material(words=..., entries=..., persona=Persona())
+    material = Material(words=..., entries=..., held_out_entries=...)
     items = TASKS["spelling"].items(material, count=1000, seed=1, held_out=False)
 
 | task          | question                                | answer                          |
@@ -10,25 +10,25 @@
 | counting      | How many t are in 'cat'?                | 'cat'.count('t') -> 1, then: 1  |
 | arithmetic    | What is 23 * 47?                        | 23*47 -> 1081, then: 1081       |
 | documentation | Find the name for ... (of four choices) | B                               |
-| identity      | Who trained you?                        | ... trained me.                 |
 
 Documentation is categorical (the likeliest of the letters counts), the others are generative.
-Training and held-out items never share a word (the word tasks), a pair of operands (arithmetic), a
-document (documentation: held-out ones come from the validation shard) or a phrasing (identity).
+Training and held-out items never share a word (the word tasks), a pair of operands (arithmetic) or
+a document (documentation: held-out ones come from the validation shard). What the model says of
+itself is in data/identity.py, the downloaded tasks are in data/tables.py.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from string import ascii_lowercase
 from typing import Literal
 
 from nanochat.data.chat_format import Conversation, Part
-from nanochat.data.persona import Persona, identity_question
 
-LETTERS = "ABCD"
+LETTERS = "ABCDE"
+CHOICES = 4  # of a documentation question; ARC has some with five
 HELD_OUT_SHARE = 5  # one word or pair of operands in five is never trained on
 ATTEMPTS = 20  # draws per wanted item before a task's supply counts as exhausted
 
@@ -74,6 +74,10 @@ class Item:
     expected: str
     conversation: Conversation
     choices: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    """Where given, an answer is right that contains each of them, in any case."""
+    checks: str = ""
+    """Python that fails after a wrong program (humaneval); not kept in files of items."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,6 @@ class Material:
     words: Sequence[str]
     entries: Sequence[Entry]
     held_out_entries: Sequence[Entry]
-    persona: Persona = field(default_factory=Persona)
 
 
 Draw = Callable[[Material, Random, bool], Item | None]
@@ -99,11 +102,12 @@ Draw = Callable[[Material, Random, bool], Item | None]
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its name, how it is scored, and how one item of it is drawn."""
+    """A task: its name, how it is scored, how one item of it is drawn, and from what material."""
 
     name: str
     kind: Literal["generative", "categorical"]
     draw: Draw
+    made_of: Literal["words", "entries"] | None
 
     def items(self, material: Material, count: int, seed: int, held_out: bool) -> list[Item]:
         """Up to `count` items with different questions, fewer where there are no more.
@@ -121,14 +125,23 @@ class Task:
         return list(found.values())
 
     def chance(self, items: Sequence[Item]) -> float:
-        """Share of `items` that a player right by luck alone gets, in [0, 1].
+        """Share of `items` that a player right by luck alone gets, in [0, 1]."""
+        return (chance_of_choosing if self.kind == "categorical" else chance_of_writing)(items)
 
-        Categorical: the mean of 1 / choices. Generative: what the best constant answer gets.
-        """
-        if self.kind == "categorical":
-            return sum(1 / len(item.choices) for item in items) / len(items)
-        [(_, most)] = Counter(_plain(item.expected) for item in items).most_common(1)
-        return most / len(items)
+
+def chance_of_choosing(items: Sequence[Item]) -> float:
+    """What a random choice gets: the mean of 1 / choices."""
+    return sum(1 / len(item.choices) for item in items) / len(items)
+
+
+def chance_of_writing(items: Sequence[Item]) -> float:
+    """What the best constant answer gets, among those that some item expects."""
+    alike = Counter((_plain(item.expected), item.keys) for item in items)
+    if not any(keys for _, keys in alike):
+        return max(alike.values()) / len(items)
+    return max(
+        sum(is_correct(answer, item) for item in items) for answer in {text for text, _ in alike}
+    ) / len(items)
 
 
 def is_held_out(key: str) -> bool:
@@ -138,7 +151,10 @@ def is_held_out(key: str) -> bool:
 
 
 def is_correct(answer: str, item: Item) -> bool:
-    """Whether `answer` is the expected text, but for case, spaces and a final full stop."""
+    """Whether `answer` contains the item's keys, or, where there are none, is the expected text;
+    both but for case and spaces, the second but for a final full stop."""
+    if item.keys:
+        return all(_plain(key) in _plain(answer) for key in item.keys)
     return _plain(answer) == _plain(item.expected)
 
 
@@ -156,10 +172,12 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split()).removesuffix(".")
 
 
-def _item(question: str, answer: str | list[Part], expected: str, **more: tuple[str, ...]) -> Item:
+def _item(
+    question: str, answer: str | list[Part], expected: str, choices: tuple[str, ...] = ()
+) -> Item:
     user = {"role": "user", "content": question}
     assistant = {"role": "assistant", "content": answer}
-    return Item(question, expected, {"messages": [user, assistant]}, **more)
+    return Item(question, expected, {"messages": [user, assistant]}, choices)
 
 
 def _through_calculator(expression: str, result: str) -> list[Part]:
@@ -215,9 +233,9 @@ def _arithmetic(_: Material, rng: Random, held_out: bool) -> Item | None:
 
 def _documentation(material: Material, rng: Random, held_out: bool) -> Item | None:
     entries = material.held_out_entries if held_out else material.entries
-    if len(entries) < len(LETTERS):
+    if len(entries) < CHOICES:
         return None
-    right, *others = rng.sample(entries, len(LETTERS))
+    right, *others = rng.sample(entries, CHOICES)
     names = [right.name, *(other.name for other in others)]
     if len(set(names)) < len(names):
         return None
@@ -227,19 +245,13 @@ def _documentation(material: Material, rng: Random, held_out: bool) -> Item | No
     return _item(multiple_choice(question, names), letter, letter, choices=tuple(names))
 
 
-def _identity(material: Material, rng: Random, held_out: bool) -> Item | None:
-    question, answer = identity_question(material.persona, rng, held_out)
-    return _item(question, answer, answer)
-
-
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("spelling", "generative", _spelling),
-        Task("first_letter", "generative", _first_letter),
-        Task("counting", "generative", _counting),
-        Task("arithmetic", "generative", _arithmetic),
-        Task("documentation", "categorical", _documentation),
-        Task("identity", "generative", _identity),
+        Task("spelling", "generative", _spelling, "words"),
+        Task("first_letter", "generative", _first_letter, "words"),
+        Task("counting", "generative", _counting, "words"),
+        Task("arithmetic", "generative", _arithmetic, None),
+        Task("documentation", "categorical", _documentation, "entries"),
     )
 }

@@ -10,8 +10,8 @@ since Snakemake asks these questions each time it parses the workflow.
 import hashlib
 from pathlib import Path
 
-from nanochat.data.registry import CORPORA
 from nanochat.errors import BadInput
+from nanochat.registry import CORPORA
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 BLOCKS = 64

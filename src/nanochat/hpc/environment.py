@@ -17,7 +17,7 @@ from nanochat.errors import ConfigError
 from nanochat.hpc.site import OVERRIDES, Site
 
 ENV_LOCAL = ".env.local"
-KNOWN = (*OVERRIDES, "NANOCHAT_BASE_DIR", "NANOCHAT_DTYPE")
+KNOWN = (*OVERRIDES, "NANOCHAT_BASE_DIR", "NANOCHAT_DTYPE", "NANOCHAT_MIRROR")
 """Variables of this project that a person may set."""
 CACHES = {
     "HF_HOME": "huggingface",
@@ -69,8 +69,10 @@ def load_env_local(folder: Path, environment: MutableMapping[str, str]) -> None:
 
 
 def variables(site: Site, environment: Mapping[str, str]) -> dict[str, str]:
-    """The base folder and every cache, for this site; a base folder that is set already stays."""
+    """The base folder, the shared one and every cache, for this site; a base folder that is set
+    already stays."""
     folder = site.folder(environment)
     base_dir = environment.get("NANOCHAT_BASE_DIR") or str(folder)
     caches = {name: str(folder / "cache" / part) for name, part in CACHES.items()}
-    return {"NANOCHAT_BASE_DIR": base_dir, **caches}
+    shared = {"NANOCHAT_SHARED_DIR": site.shared_dir} if site.shared_dir else {}
+    return {"NANOCHAT_BASE_DIR": base_dir, **shared, **caches}

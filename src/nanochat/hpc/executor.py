@@ -27,11 +27,12 @@ from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from nanochat.config import TRAINING_RULES, Config, Paths, load_config
+from nanochat.config import TRAINING_RULES, Config, load_config
 from nanochat.errors import NanochatError, SlurmUnavailable
 from nanochat.hpc import slurm
 from nanochat.hpc.outcomes import read_outcome
 from nanochat.hpc.retry import GIVEN_UP, verdict
+from nanochat.paths import Paths
 
 SECONDS_BETWEEN_QUERIES = 60.0
 SECONDS_AFTER_A_MARKER = 60.0

@@ -19,13 +19,15 @@ from typing import Any, Self
 
 from pydantic import Field, PositiveInt
 
-from nanochat.config import Section, validated
+from nanochat.config import validated
 from nanochat.errors import ConfigError
+from nanochat.settings import Section
 
 OVERRIDES = {
     "NANOCHAT_ACCOUNT": ("account",),
     "NANOCHAT_EMAIL": ("email",),
     "NANOCHAT_SCRATCH": ("scratch",),
+    "NANOCHAT_SHARED_DIR": ("shared_dir",),
     "NANOCHAT_INTERNET_HOSTS": ("internet_hosts",),
     "NANOCHAT_PARTITION": ("gpu", "partition"),
     "NANOCHAT_CPU_PARTITION": ("cpu", "partition"),
@@ -86,6 +88,9 @@ class Site(Section):
 
     scratch: str
     """Folder for everything large, on a file system that all nodes see; $VARIABLES are expanded."""
+    shared_dir: str | None = None
+    """Base folder that somebody keeps for all, whose downloads are used in place; null where there
+    is none."""
     python_module: str | None = None
     """Environment module that provides Python 3.11 or newer; null where `python3` is one."""
     internet_hosts: tuple[str, ...] = ()

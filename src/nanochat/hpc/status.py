@@ -13,23 +13,32 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from nanochat.config import STAGES, TRAINING_RULES, Paths
+from nanochat.config import STAGES, TRAINING_RULES
 from nanochat.errors import StoppedEarly
 from nanochat.hpc.log_tail import last_error
 from nanochat.hpc.outcomes import Outcome
 from nanochat.hpc.progress_of import Progress, progress_of
 from nanochat.hpc.slurm_text import FAILED_STATES, SlurmJob
 from nanochat.hpc.words import ending_in_words, reason_in_words
+from nanochat.paths import Paths
+from nanochat.registry import GENERATED
 
 State = Literal["done", "running", "queued", "interrupted", "failed", "waiting"]
 FRESH = timedelta(minutes=2)
 """Without SLURM, what left a sign of life this long ago is running."""
 CLOCKS_DIFFER = timedelta(seconds=30)
 """Between a node's clock and the controller's, at most."""
-DOWNLOAD_RULES = ("download_shard", "downloads")
+DOWNLOAD_RULES = (
+    "download_shard",
+    "download_task",
+    "download_file",
+    "download_eval_bundle",
+    "downloads",
+)
 DATA_RULES = (
     *("embedded_corpus", "import_corpus", "record_shard", "tokenize_shard"),
-    *("train_tokenizer", "eval_tokenizer", "generate_tasks", "chat_rows", "eval_bundle"),
+    *("train_tokenizer", "eval_tokenizer", "generate_tasks", "identity_conversations"),
+    *("chat_rows", "eval_bundle"),
 )
 
 
@@ -84,22 +93,24 @@ class StatusRow:
     log: Path | None = None
 
 
-def road(disk: Paths, records: Sequence[Path], downloaded: bool = False) -> list[Step]:
-    """The steps from text to the report card. `records` are the shards'; `downloaded` says whether
-    these come from the internet."""
-    numbers = [*disk.shard_numbers, disk.validation_number]
+def road(
+    disk: Paths, shards: Sequence[str], records: Sequence[Path], downloads: Sequence[Path]
+) -> list[Step]:
+    """The steps from text to the report card. `shards` are the corpus' by name, `records` what they
+    hold, `downloads` what comes from the internet."""
     data = [
-        *([] if downloaded else records),
+        *records,
         disk.tokenizer_file,
         disk.compression,
-        *(disk.rows_record(number) for number in numbers),
-        disk.task_manifest,
+        *(disk.rows_record(shard) for shard in shards),
+        *([disk.task_manifest] if disk.config.items_of(GENERATED) else []),
+        *([disk.identity_record] if disk.says_who_it_is else []),
         *(disk.chat_rows(stage).with_suffix(".json") for stage in STAGES[1:]),
         disk.eval_bundle / "core.yaml",
     ]
     steps = [Step("data", DATA_RULES, tuple(data), disk.logs)]
-    if downloaded:
-        steps.insert(0, Step("downloads", DOWNLOAD_RULES, tuple(records), disk.logs))
+    if downloads:
+        steps.insert(0, Step("downloads", DOWNLOAD_RULES, tuple(downloads), disk.logs))
     for stage, rule in TRAINING_RULES.items():
         record, evaluation = (disk.stage(stage) / "record.json",), (disk.evaluation(stage),)
         steps.append(Step(rule, (rule,), record, disk.logs, stage=stage))

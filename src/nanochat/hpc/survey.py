@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from nanochat.config import Paths
 from nanochat.errors import SlurmUnavailable
 from nanochat.hpc.outcomes import read_outcome
 from nanochat.hpc.slurm import job_name, past_jobs, queued_jobs, slurm_is_here
 from nanochat.hpc.slurm_text import FAILED_STATES, SlurmJob
 from nanochat.hpc.status import StatusRow, road, status_rows
+from nanochat.paths import Paths
 
 LOOKED_BACK = timedelta(days=7)
 """A failure before that is told by its log only."""
@@ -42,9 +42,13 @@ class Status:
 
 
 def survey(
-    disk: Paths, records: Sequence[Path], downloaded: bool, events: Sequence[Mapping[str, Any]]
+    disk: Paths,
+    shards: Sequence[str],
+    records: Sequence[Path],
+    downloads: Sequence[Path],
+    events: Sequence[Mapping[str, Any]],
 ) -> Status:
-    """Where the run of `disk` stands now. `records` are its shards', see `road`."""
+    """Where the run of `disk` stands now; for its shards and downloads see `road`."""
     run = disk.config.run
     name, now = job_name(run, disk.base_dir), datetime.now().astimezone()
     jobs, notices = _jobs(name, now) if slurm_is_here() else ([], [])
@@ -55,7 +59,7 @@ def survey(
         )
     failed = {job.id for job in jobs if job.state in FAILED_STATES}
     outcomes = {i: found for i in failed if (found := read_outcome(disk.outcomes, i))}
-    rows = status_rows(road(disk, records, downloaded), jobs, events, outcomes, now)
+    rows = status_rows(road(disk, shards, records, downloads), jobs, events, outcomes, now)
     return Status(run, disk.base_dir, name, now, tuple(notices), tuple(rows))
 
 

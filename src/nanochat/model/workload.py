@@ -10,6 +10,7 @@ are packed: they are estimated from the number of conversations.
 from nanochat.config import Config
 from nanochat.model.gpt_config import shape_of
 from nanochat.model.scaling import flops_per_token, plan
+from nanochat.registry import TABLES
 
 TOKENS_PER_CONVERSATION = 200  # generous: the generated tasks take 40 to 150
 TOKENS_PER_QUESTION = 1_500  # of a CORE task: all choices, with their few-shot examples
@@ -27,8 +28,8 @@ def training_flops(config: Config, stage: str) -> float:
             shape, base.tokens_per_parameter, base.steps, base.total_batch_tokens, base.lr_scale
         ).flops
     settings = config.chat_stage(stage)
-    conversations = sum(settings.items.values()) * settings.epochs
-    return conversations * TOKENS_PER_CONVERSATION * flops_per_token(shape)
+    tokens = sum(_tokens_of(name, items) for name, items in settings.items.items())
+    return tokens * settings.epochs * flops_per_token(shape)
 
 
 def evaluation_flops(config: Config, stage: str) -> float:
@@ -37,6 +38,13 @@ def evaluation_flops(config: Config, stage: str) -> float:
     if stage == "base":
         tokens = settings.validation_tokens + CORE_TASKS * settings.core_items * TOKENS_PER_QUESTION
     else:
-        tasks = {*config.mid.items, *config.sft.items}
-        tokens = len(tasks) * settings.chat_items * TOKENS_PER_ANSWER
+        tokens = len(config.scored_tasks) * settings.chat_items * TOKENS_PER_ANSWER
     return tokens * flops_per_token(shape_of(config)) * FORWARD_SHARE
+
+
+def _tokens_of(task: str, items: int) -> float:
+    """Training tokens of so many conversations of a task, or of all that it has."""
+    table = TABLES.get(task)
+    if table is None:
+        return items * TOKENS_PER_CONVERSATION
+    return min(items, table.rows["train"]) * table.tokens_per_row

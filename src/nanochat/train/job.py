@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nanochat.config import OperationSettings
 from nanochat.data.loader import RowLoader
 from nanochat.model.gpt import GPT
 from nanochat.model.optimizer import MuonAdamW
+from nanochat.settings import OperationSettings
 from nanochat.track.journal import Journal
 from nanochat.train.distributed import RankGroup
 

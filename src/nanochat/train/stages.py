@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nanochat.config import Config
+from nanochat.data.layout import corpus_layout
 from nanochat.data.loader import Batch, RowLoader, validation_batches
 from nanochat.data.rows import open_rows, verify_rows
 from nanochat.data.tokenizer import Tokenizer
@@ -89,7 +90,7 @@ def train_chat(
 
 def _base_stage(config: Config, group: RankGroup) -> Stage:
     disk, settings = config.disk, config.base
-    rows = [disk.rows(number) for number in disk.shard_numbers]
+    rows = [disk.rows(shard) for shard in corpus_layout(disk).train]
     shape = shape_of(config)
     base_plan = plan(
         shape,
@@ -174,6 +175,7 @@ def _job(
         config.seed,
         tokenizer.bos_id,
     )
+    validation = disk.rows(corpus_layout(disk).validation)
     max_rows = -(-config.evaluation.validation_tokens // shape.sequence_len)
     stage.model.use_compiled(config.operation.compile)
 
@@ -186,7 +188,7 @@ def _job(
 
     def validate() -> float:
         batches = validation_batches(
-            disk.rows(disk.validation_number),
+            validation,
             max_rows,
             config.operation.device_rows,
             tokenizer.bos_id,

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.data.internet import download_command, has_internet, require_internet
 from nanochat.errors import BadInput
+from nanochat.fetch.internet import download_command, has_internet, require_internet
 
 
 def test_a_host_is_known_by_its_full_or_its_short_name() -> None:
