@@ -4,6 +4,7 @@ A command's module is imported when the command runs. What looks after downloads
 verify, pack, unpack) is in cli_downloads.py.
 """
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,6 +58,7 @@ def data_fetch(
     connections: Annotated[int, typer.Option(help="Files at once.", min=1, max=64)] = 8,
 ) -> None:
     """Download everything that the config reads and that is not there yet; needs internet."""
+    from nanochat.fetch.catalogue import still_to_come
     from nanochat.fetch.download import download_all
     from nanochat.fetch.externals import externals
     from nanochat.fetch.room import require_room
@@ -64,11 +66,8 @@ def data_fetch(
 
     disk = read_config(config).disk
     missing = [each for each in externals(disk) if not each.is_there]
-    require_room(
-        disk.base_dir,
-        int(sum(each.about_bytes for each in missing if not each.shared)),
-        len(missing),
-    )
+    for note in require_room(disk.base_dir, *still_to_come(missing)).notes:
+        print(f"note: {note}", file=sys.stderr)
     for external in missing:
         if external.shared:
             use_shared(external)

@@ -42,6 +42,7 @@ def test_record_counts_and_hashes_the_shard(tmp_path: Path) -> None:
     (record,) = write_shards([(0, "año"), (0, "b")], tmp_path, 1, {"source": "embedded"})
     assert record == {
         "file": "shard_00000.parquet",
+        "file_bytes": (tmp_path / "shard_00000.parquet").stat().st_size,
         "documents": 2,
         "characters": 4,
         "bytes": 5,

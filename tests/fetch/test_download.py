@@ -23,9 +23,9 @@ import pytest
 
 from hub_contents import core_bundle, parquet, plain, shard, table
 from hub_server import COMMIT, OnlyFirst, fill_for
-from nanochat.data import archive, transfers
 from nanochat.data.shards import record_shard
 from nanochat.errors import DamagedArtefact, DownloadError, MissingArtefact
+from nanochat.fetch import archive, display
 from nanochat.fetch.archive import facts_of_folder
 from nanochat.fetch.display import Stopped, Transfers, progress_line
 from nanochat.fetch.download import download, download_all, write_manifest
@@ -412,7 +412,7 @@ def test_an_endpoint_that_nobody_answers_at_is_not_asked_for_every_file(
     wanted += fill_for(server, [external(tmp_path, ENGLISH_WORDS)])
     begun = []
 
-    def begin(self: Transfers, name: str, about_bytes: float) -> transfers.Watch:
+    def begin(self: Transfers, name: str, about_bytes: float) -> display.Watch:
         begun.append(name)
         return original(self, name, about_bytes)
 
@@ -462,7 +462,7 @@ def test_an_interrupted_download_of_all_ends_soon_and_keeps_its_parts(
 
 
 def test_a_log_gets_a_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfers.time, "monotonic", iter([0.0, 10.0, 10.0]).__next__)
+    monkeypatch.setattr(display.time, "monotonic", iter([0.0, 10.0, 10.0]).__next__)
     many = Transfers(101, 10.1e9)
     for number in range(3):
         watch = many.begin(f"shard_{number:05d}.parquet", 100e6)
@@ -478,7 +478,7 @@ def test_a_log_gets_a_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Stopped):
         one.watches[0].moved(26_000_000, None)
     one.started = -10.0
-    monkeypatch.setattr(transfers.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(display.time, "monotonic", lambda: 0.0)
     assert progress_line(one) == ("shard_00007.parquet: 26.0 of 100.0 MB (26 %), 2.6 MB/s, ETA 28s")
 
 

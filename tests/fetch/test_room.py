@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.data import room as room_module
 from nanochat.errors import DiskError
+from nanochat.fetch import room as room_module
 from nanochat.fetch.room import (
     Allowance,
     Quota,

@@ -18,8 +18,8 @@ from threading import Thread
 import pytest
 
 from hub_server import COMMIT, LOGIN_PAGE, Faults, OnlyFirst
-from nanochat.data import fetch as fetching
 from nanochat.errors import DiskError, DownloadError
+from nanochat.fetch import transfer as fetching
 from nanochat.fetch.display import Stopped, Transfers, Watch
 from nanochat.fetch.patience import FEW, MANY, Unreachable
 from nanochat.fetch.transfer import Arrived, Check, fetch
@@ -191,7 +191,7 @@ def test_a_killed_process_leaves_a_part_from_which_the_next_one_goes_on(
     server.stall_seconds = 60
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "from test_fetch import get, of_hub; get(of_hub(), Path(sys.argv[1]))"
+        "from test_transfer import get, of_hub; get(of_hub(), Path(sys.argv[1]))"
     )
     paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
     child = subprocess.Popen(

@@ -6,9 +6,10 @@ import platform
 import time
 
 from nanochat.data.layout import keep_order
-from nanochat.fetch.room import require_room
-from nanochat.fetch.internet import download_command, require_internet
 from nanochat.errors import BadInput, ConfigError, SlurmUnavailable
+from nanochat.fetch.catalogue import still_to_come
+from nanochat.fetch.internet import download_command, require_internet
+from nanochat.fetch.room import require_room
 from nanochat.files import NO_LOCKS_HERE, disk_errors, make_directory, write_text
 from nanochat.hpc.handover import require_same_config
 from nanochat.hpc.log_tail import last_error
@@ -123,11 +124,11 @@ def require_room_for_downloads():
     missing = planned_downloads()
     if not missing:
         return
-    size = sum(external.about_bytes for external in missing)
+    size, files = still_to_come(missing)
     if SHARD_PLAN:
         rows = sum(not DISK.rows(shard).exists() for shard in ALL_SHARDS)
         size += rows * SHARD_PLAN.row_bytes_per_shard
-    for note in require_room(DISK.base_dir, size, 4 * len(missing)).notes:
+    for note in require_room(DISK.base_dir, size, files).notes:
         print(f"note: {note}")
 
 

@@ -116,7 +116,7 @@ class _Part:
         if content:
             write_json(self.note_path, self.note)
 
-    def add(self, chunk: memoryview) -> None:
+    def add(self, chunk: bytes) -> None:
         left = memoryview(chunk)
         while left:
             left = left[os.write(self.descriptor, left) :]
