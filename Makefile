@@ -55,6 +55,7 @@ bench: setup ## measure: training, decoding, tokenizer, packing, loader (JSON in
 	$(BIN)/python benchmarks/training.py --output benchmarks/results/training.json
 	$(BIN)/python benchmarks/decode.py --output benchmarks/results/decode.json
 	$(BIN)/python benchmarks/data.py --output benchmarks/results/data.json
+	$(BIN)/python benchmarks/downloads.py --folder /dev/shm --output benchmarks/results/downloads.json
 
 gpu-check: ## on a CUDA GPU: bf16, compile, a minute of depth 12, resume (needs torch, not Snakemake)
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu_check.py

@@ -150,3 +150,19 @@ def test_the_resolved_config_resolves_to_itself(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(config.yaml())
     assert load_config(file) == config
+
+
+def test_what_the_model_read_follows_from_the_source_and_decides_what_it_says() -> None:
+    sources = ("embedded", "climbmix-400b-shuffle", "fineweb-edu-100b-shuffle")
+    configs = [Config.resolve({"data": {"source": source}}) for source in sources]
+    said = [config.settings_of("identity_conversations")["training_text"] for config in configs]
+    assert len(set(said)) == 3
+    given = Config.resolve({"chat": {"training_text": "old letters"}})
+    assert given.training_text == "old letters"
+
+
+def test_a_task_of_no_items_is_in_no_mixture() -> None:
+    items = {"mmlu": 0, "identity": 0, "spelling": 5}
+    config = Config.resolve({"mid": {"items": items}, "sft": {"items": items}})
+    assert config.scored_tasks == ["spelling"]
+    assert not config.disk.says_who_it_is

@@ -44,8 +44,12 @@ def data_download(
     found = externals(read_config(config).disk)
     wanted = [each for each in found if (each.source.name, each.part) == (name, part)]
     if not wanted:
+        parts = [each.part for each in found if each.source.name == name]
+        if parts:
+            listed = ", ".join(parts if len(parts) < 5 else [parts[0], "...", parts[-1]])
+            raise ConfigError(f"of {name} this config downloads {listed}: give one with --part")
         known = ", ".join(dict.fromkeys(each.source.name for each in found)) or "nothing"
-        raise ConfigError(f"this config downloads no {name} {part}".rstrip() + f", but {known}")
+        raise ConfigError(f"this config downloads no {name}, but {known}: give one of these")
     if wanted[0].shared and not wanted[0].is_there:
         use_shared(wanted[0])
     else:
@@ -59,19 +63,23 @@ def data_fetch(
 ) -> None:
     """Download everything that the config reads and that is not there yet; needs internet."""
     from nanochat.fetch.catalogue import still_to_come
-    from nanochat.fetch.download import download_all
+    from nanochat.fetch.download import download_all, record_all, write_manifest
     from nanochat.fetch.externals import externals
     from nanochat.fetch.room import require_room
     from nanochat.fetch.shared import use_shared
 
     disk = read_config(config).disk
-    missing = [each for each in externals(disk) if not each.is_there]
+    wanted = externals(disk)
+    missing = [each for each in wanted if not each.is_there]
     for note in require_room(disk.base_dir, *still_to_come(missing)).notes:
         print(f"note: {note}", file=sys.stderr)
     for external in missing:
         if external.shared:
             use_shared(external)
-    download_all([each for each in missing if not each.shared], connections)
+    download_all(externals(disk), connections)
+    record_all(wanted)
+    write_manifest(wanted, disk.manifest)
+    print(f"all {len(wanted)} files are here; {disk.manifest} lists them")
 
 
 @data.command("downloads")
@@ -169,7 +177,7 @@ def data_identity(config: ConfigFile = DEFAULT_CONFIG) -> None:
     resolved = read_config(config)
     chat, disk = resolved.chat, resolved.disk
     facts = write_identity(
-        Persona(chat.name, chat.maker, chat.training_text or _training_text(resolved), chat.limits),
+        Persona(chat.name, chat.maker, resolved.training_text, chat.limits),
         disk.identity,
         resolved.items_of([IDENTITY]).get(IDENTITY, 0),
         chat.test_items,
@@ -272,6 +280,8 @@ def _mixture(config: Config, stage: str) -> "list[Part]":
     disk = config.disk
     parts = []
     for name, items in config.chat_stage(stage).items.items():
+        if not items:
+            continue
         if name in TABLES:
             parts.append(Part(name, disk.table(name, "train"), items, "table"))
         elif name == IDENTITY:
@@ -281,13 +291,3 @@ def _mixture(config: Config, stage: str) -> "list[Part]":
             parts.append(Part(name, disk.task(name, "train"), items, "items"))
     own_files = (Part(path.stem, path, None, "conversations") for path in disk.conversations)
     return [*parts, *own_files]
-
-
-def _training_text(config: Config) -> str:
-    """What the model says that it was trained on."""
-    disk = config.disk
-    if disk.hub_corpus:
-        return disk.hub_corpus.text
-    if disk.source is None:
-        return "the documentation of Python and its packages"
-    return f"the texts of {disk.source.stem}"

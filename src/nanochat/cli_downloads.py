@@ -113,6 +113,8 @@ def data_pack(
     if str(output) == "-":
         with _standard_output() as stream:
             pack(disk, externals(disk), stream)
+    elif output.is_dir():
+        raise BadInput(f"{output} is a folder: give the tar a name, as {output / 'downloads.tar'}")
     else:
         pack(disk, externals(disk), output)
         print(f"{output}: unpack it with `nanochat data unpack` in its place")

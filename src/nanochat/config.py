@@ -134,14 +134,28 @@ class Config(Section):
     def items_of(self, names: Sequence[str]) -> dict[str, int]:
         """Of the tasks in `names`, those of the mixtures, with the larger number of items."""
         mixtures = (self.mid.items, self.sft.items)
-        used = [name for mixture in mixtures for name in mixture if name in names]
+        used = [
+            name for each in mixtures for name, items in each.items() if items and name in names
+        ]
         return {name: max(items.get(name, 0) for items in mixtures) for name in used}
+
+    @property
+    def training_text(self) -> str:
+        """What the model says that it was trained on."""
+        if self.chat.training_text:
+            return self.chat.training_text
+        if self.disk.hub_corpus:
+            return self.disk.hub_corpus.text
+        if self.disk.source is None:
+            return "the documentation of Python and its packages"
+        return f"the texts of {self.disk.source.stem}"
 
     @property
     def scored_tasks(self) -> list[str]:
         """Names of the tasks that chat models are scored on."""
         replaced = {IDENTITY} if self.chat.identity else set()
-        names = [*self.mid.items, *self.sft.items, *self.evaluation.chat_tasks]
+        trained = self.items_of([*GENERATED, IDENTITY, *TABLES])
+        names = [*trained, *self.evaluation.chat_tasks]
         unscored = {name for name in TABLES if "test" not in TABLES[name].splits}
         return [name for name in dict.fromkeys(names) if name not in replaced | unscored]
 
@@ -151,7 +165,8 @@ class Config(Section):
         schedule = set(ChatStageSettings.model_fields) - mixture
         rates = {"base": {"lr_scale"}}
         own = {"chat": {"conversations", "identity"}}
-        persona = {"name", "maker", "training_text", "limits", "test_items"}
+        row = {"model": {"sequence_len"}}
+        persona = {"name", "maker", "limits", "test_items"}
         merges = {"vocab_size", "max_characters", "max_document_characters"}
         depends_on: dict[str, dict[str, Any]] = {
             "corpus": {"data": {"source"}},
@@ -161,8 +176,8 @@ class Config(Section):
             "base_eval": {"evaluation": {"validation_tokens", "core_items"}},
             "generate_tasks": {"seed": ALL, "chat": {"words", "test_items"}},
             "identity_conversations": {"seed": ALL, "chat": persona},
-            "mid_rows": {"seed": ALL, "mid": mixture, **own},
-            "sft_rows": {"seed": ALL, "sft": mixture, **own},
+            "mid_rows": {"seed": ALL, "mid": mixture, **own, **row},
+            "sft_rows": {"seed": ALL, "sft": mixture, **own, **row},
             "mid_train": {"seed": ALL, "mid": schedule, **rates},
             "chat_sft": {"seed": ALL, "sft": schedule, **rates},
             "chat_eval": {"evaluation": {"chat_items"}},
@@ -171,7 +186,10 @@ class Config(Section):
         derived: dict[str, dict[str, Any]] = {
             "corpus": {"train_shards": self.data.train_shards or TRAIN_SHARDS},
             "generate_tasks": {"items": self.items_of(GENERATED)},
-            "identity_conversations": {"items": self.items_of([IDENTITY])},
+            "identity_conversations": {
+                "items": self.items_of([IDENTITY]),
+                "training_text": self.training_text,
+            },
             "chat_eval": {"tasks": self.scored_tasks},
         }
         settings = self.model_dump(mode="json", include=depends_on[rule])

@@ -145,7 +145,8 @@ class ChatSettings(Section):
     words: Literal["corpus", "english"] = "corpus"
     """Words of the tasks about words: frequent ones of the corpus, or a downloaded list."""
     test_items: int = Field(default=200, ge=1)
-    """Held-out items of each generated task."""
+    """Held-out items of each generated task. Generates the tasks anew, so mid-training and SFT
+    follow."""
 
 
 class EvaluationSettings(Section):

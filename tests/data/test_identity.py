@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -262,4 +263,7 @@ def test_files_hold_what_was_made_and_have_the_same_bytes(tmp_path: Path) -> Non
     assert read_conversations(tmp_path / "one" / "train.jsonl") == identity_conversations(
         ADA, 60, 7
     )
+    digests = facts.pop("sha256")
     assert facts == {"train_items": 60, "test_items": 40, "chance": chance_level(items)}
+    eve = write_identity(replace(ADA, name="Eve"), tmp_path / "eve", train=60, test=40, seed=7)
+    assert not set(eve["sha256"].values()) & set(digests.values()), "other content, other record"

@@ -198,7 +198,7 @@ def test_verify_ends_with_two_where_something_is_damaged_and_says_what_to_do(
         mend = lines.index("to mend it:")
         assert lines[mend + 1 :] == [
             f"rm -rf {words.path} {words.record}",
-            "snakemake --until downloads",
+            "nanochat data fetch",
             "2 kB would be free again, where no download is running, after:",
             f"rm -rf {left}",
         ]

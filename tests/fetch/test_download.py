@@ -379,7 +379,7 @@ def test_the_list_of_a_run_that_downloads_nothing_is_empty(tmp_path: Path) -> No
     manifest = tmp_path / "runs" / "local" / "downloads.json"
     write_manifest([], manifest)
     assert read(manifest) == {"files": []}
-    with pytest.raises(MissingArtefact, match="run `snakemake --until downloads` first"):
+    with pytest.raises(MissingArtefact, match="run `nanochat data fetch` first"):
         write_manifest([external(tmp_path, ENGLISH_WORDS)], manifest)
 
 

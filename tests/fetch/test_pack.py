@@ -126,7 +126,7 @@ def test_what_is_missing_or_unrecorded_is_not_packed(fetched: Paths, tmp_path: P
         pack(fetched, externals(fetched), tmp_path / "data.tar")
     assert str(refused.value) == (
         f"cannot pack: 2 of 10 downloads are missing, unrecorded (the first is {missing}): run "
-        "`snakemake --until downloads`, or `nanochat data verify` to see all"
+        "`nanochat data fetch`, or `nanochat data verify` to see all"
     )
     assert not list(tmp_path.glob("*tar*"))
 

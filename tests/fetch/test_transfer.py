@@ -490,3 +490,16 @@ def test_a_whole_part_is_not_asked_for_again(server, tmp_path: Path) -> None:
     get(of_hub(), tmp_path)
     assert server.requests == []
     assert fetching.stall_seconds() == 30
+
+
+def test_bytes_without_a_name_leave_no_note_of_earlier_ones(tmp_path: Path) -> None:
+    part = fetching._Part(tmp_path / "file")
+    part.start("etag:first", 100)
+    assert part.note_path.exists()
+    part.start()
+    part.add(b"of another content")
+    os.close(part.descriptor)
+    again = fetching._Part(tmp_path / "file")
+    again.read_again()
+    os.close(again.descriptor)
+    assert again.size == 0

@@ -92,7 +92,7 @@ def test_what_is_missing_is_fetched_by_the_command_that_is_named(fetched: Paths)
     shard.path.unlink()
     (found,) = trouble(fetched)
     assert (found.status, found.seen) == ("missing", "not there")
-    assert found.mend == "snakemake --until downloads"
+    assert found.mend == "nanochat data fetch"
     error = complaint([found])
     assert isinstance(error, MissingArtefact)
     assert str(error) == (
@@ -112,7 +112,7 @@ def test_running_what_mends_and_fetching_again_makes_all_well(
     for check in checks:
         if check.mend:
             command, _, then = check.mend.partition(" && ")
-            assert then == "snakemake --until downloads"
+            assert then == "nanochat data fetch"
             subprocess.run(command, shell=True, check=True)
     for each in damaged:
         assert not each.path.exists() and not each.record.exists()

@@ -214,7 +214,7 @@ def serving(english: list[str], monkeypatch: pytest.MonkeyPatch):  # type: ignor
 def replace_vocabularies(hub: Hub, folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Serves small vocabularies in the published formats, and has the programs that are started
     from here expect their SHA-256."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     lines = ["import nanochat.registry as registry", "from dataclasses import replace"]
     for name, content in vocabularies().items():
         address = urlsplit(VOCABULARIES[name].url)

@@ -101,3 +101,33 @@ def test_the_whole_fetch_phase_of_d20_ends_with_nothing_left_to_download(fresh, 
     manifest = json.loads((fresh.base_dir / "runs/local/downloads.json").read_text())
     assert len(manifest["files"]) == 102 + 10 + 1 + 4
     assert not [rule for rule in fresh.planned() if rule.startswith(("download", "record"))]
+
+
+def test_a_deleted_shard_is_fetched_without_training_again(fetched, serving) -> None:
+    shard_file = fetched.base_dir / "base_data" / "climbmix-400b-shuffle" / "shard_06542.parquet"
+    shard_file.unlink()
+    assert fetched.planned() == {}, "nobody needs it"
+    (fetched.base_dir / "models" / "local" / "base" / "eval.json").unlink()
+    (fetched.base_dir / "report" / "local" / "report.md").unlink()
+    assert "note: 1 of the downloaded files are gone" in fetched.run("-n")
+    refused = fetched.run(expect=2)
+    assert "bring them back with `nanochat data fetch`" in refused
+    with serving(fetched):
+        command = [sys.executable, "-m", "nanochat", "data", "fetch"]
+        done = subprocess.run(command, cwd=fetched.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert fetched.planned() == {"base_eval": 1, "report": 1, "all": 1}
+
+
+def test_a_failed_download_keeps_everything_else_from_starting(fresh, serving) -> None:
+    from nanochat.registry import CORE_BUNDLE
+
+    fresh.edit(
+        data={"source": "climbmix-400b-shuffle", "train_shards": 2}, evaluation={"bundle": "core"}
+    )
+    with serving(fresh) as hub:
+        [bundle] = [name for name in hub.files if CORE_BUNDLE.url.endswith(name)]
+        del hub.files[bundle]
+        output = fresh.run("--keep-going", expect=2)
+    assert "error: cannot download" in output
+    assert not list(fresh.base_dir.glob("models/*/*"))

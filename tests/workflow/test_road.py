@@ -55,6 +55,13 @@ def test_another_depth_reruns_training_and_what_depends_on_it(checkout) -> None:
     assert checkout.planned() == DEPENDS_ON_BASE
 
 
+def test_another_context_packs_rows_and_conversations_anew(checkout) -> None:
+    checkout.edit(model={"sequence_len": 64})
+    planned = checkout.planned()
+    assert planned["tokenize_shard"] == 3
+    assert planned["chat_rows"] == 2
+
+
 def test_the_command_line_changes_the_config_too(road) -> None:
     assert road.planned("--config", "model={depth: 3}") == DEPENDS_ON_BASE
 

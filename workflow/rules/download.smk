@@ -1,5 +1,6 @@
 # What comes from the internet: fetched here, where Snakemake runs, before any job that needs it.
 # `retries: 0`: those of a profile are for trainings, and a download retries by itself.
+# `priority`: they go before everything that could already start.
 # `connections`: at most so many at once; a profile says how many.
 
 if CORPUS.kind == "download":
@@ -9,6 +10,7 @@ if CORPUS.kind == "download":
             DISK.downloaded_shard("{shard}"),
         log:
             DISK.logs / "download_shard" / "{shard}.log",
+        priority: 100
         retries: 0
         localrule: True
         conda:
@@ -30,6 +32,7 @@ rule download_task:
     wildcard_constraints:
         task="|".join(TABLES),
         split="train|test",
+    priority: 100
     retries: 0
     localrule: True
     conda:
@@ -49,6 +52,7 @@ rule download_file:
     wildcard_constraints:
         name="|".join(PLAIN_FILES),
         file="|".join(re.escape(file.file) for file in PLAIN_FILES.values()),
+    priority: 100
     retries: 0
     localrule: True
     conda:
@@ -67,6 +71,7 @@ rule download_eval_bundle:
         record=DISK.record_of(DISK.archive(CORE_BUNDLE.name)),
     log:
         DISK.logs / "download_eval_bundle.log",
+    priority: 100
     retries: 0
     localrule: True
     conda:
@@ -87,6 +92,7 @@ rule downloads:
         DISK.manifest,
     log:
         DISK.logs / "downloads.log",
+    priority: 100
     retries: 0
     localrule: True
     conda:

@@ -27,9 +27,11 @@ def say_what_is_fetched():
     if EXTERNALS:
         size = sum(external.about_bytes for external in missing) / 1e9
         print(
-            f"from elsewhere: {len(EXTERNALS)} files, {len(missing)} of them to be downloaded "
+            f"from elsewhere: {len(EXTERNALS)} files, {len(missing)} of them not here yet "
             f"(about {size:.1f} GB; `nanochat data plan` has the list)"
         )
+    if lost_downloads():
+        print(f"note: {lost_downloads()}")
     if SHARD_PLAN:
         print(
             f"training shards: {SHARD_PLAN.train_shards}, and one held out ({SHARD_PLAN.why})"
@@ -49,7 +51,9 @@ def start_workflow():
             lock.parent.mkdir(parents=True, exist_ok=True)
             WORKFLOW_LOCK = open(lock, "a")
             lock_for_this_process(WORKFLOW_LOCK)
+        refuse_to_fetch_again()
         refuse_downloads_without_internet()
+        stop_at_the_first_failure_until_all_is_fetched()
         require_room_for_downloads()
         keep_order(DISK, CORPUS)
         prepare_for_slurm()
@@ -110,12 +114,44 @@ def refuse_unknown_partitions():
 
 def planned_downloads():
     """What the jobs of this workflow will fetch; what the shared folder has is only linked."""
-    planned = {Path(file) for job in workflow.dag.needrun_jobs() for file in job.output}
+    planned = {
+        Path(file)
+        for job in workflow.dag.needrun_jobs(exclude_finished=False)
+        for file in job.output
+    }
     return [
         external
         for external in EXTERNALS
         if external.output in planned and not external.shared
     ]
+
+
+def lost_downloads():
+    """One sentence about files that were here, as their records say; None where none is gone.
+
+    Fetched by a rule, they would have everything made anew that was made from them: that is how
+    Snakemake counts.
+    """
+    gone = [external for external in planned_downloads() if external.record.exists()]
+    if not gone:
+        return None
+    return (
+        f"{len(gone)} of the downloaded files are gone, {gone[0].path} for one: bring them back "
+        "with `nanochat data fetch`, which has nothing made anew, and run this again"
+    )
+
+
+def refuse_to_fetch_again():
+    """Ends before anything runs what would train again for a file that was deleted."""
+    sentence = lost_downloads()
+    if sentence:
+        raise BadInput(sentence)
+
+
+def stop_at_the_first_failure_until_all_is_fetched():
+    """No job may wait in a queue for what will not arrive, whatever the profile's keep-going."""
+    if planned_downloads():
+        workflow.scheduler.keepgoing = False
 
 
 def require_room_for_downloads():

@@ -30,7 +30,8 @@ def generated_input(names, split):
 
 def mixture_input(wildcards):
     """Every conversation that a stage is trained on."""
-    names = CONFIG.chat_stage(wildcards.stage).items
+    items = CONFIG.chat_stage(wildcards.stage).items
+    names = [name for name in items if items[name]]
     own = OWN_IDENTITY if IDENTITY in names else []
     return {
         **tokenizer_input(),

@@ -38,7 +38,7 @@ from nanochat.data.persona_talk import (
 )
 from nanochat.data.skills import Item, is_correct
 from nanochat.data.task_files import write_items
-from nanochat.files import write_text
+from nanochat.files import sha256_of, write_text
 
 Step = Literal["plain", "follow_up", "assumed", "abroad", "greeting", "thanks"]
 SHAPES: tuple[tuple[Step, ...], ...] = (
@@ -120,6 +120,7 @@ def write_identity(
         "train_items": len(conversations),
         "test_items": len(items),
         "chance": chance_level(items),
+        "sha256": {name: sha256_of(folder / name) for name in ("train.jsonl", "test.parquet")},
     }
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet
 from nanochat.data.shards import read_documents
 from nanochat.data.skills import TASKS, Entry, Item, Material, Task
 from nanochat.errors import BadInput, DamagedArtefact, MissingArtefact
-from nanochat.files import atomic_path, write_json
+from nanochat.files import atomic_path, sha256_of, write_json
 from nanochat.progress import track
 from nanochat.registry import TASK_SHARDS
 
@@ -174,6 +174,7 @@ def _write_task(
         "train_items": len(trained),
         "test_items": len(held_out),
         "chance": task.chance(held_out),
+        "sha256": {name: sha256_of(folder / name) for name in ("train.parquet", "test.parquet")},
     }
 
 

@@ -22,7 +22,7 @@ NEW_USER, NEW_PIDS, NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 REFUSED = ("ctypes.", "os.exec", "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.posix_spawn",
            "os.spawn", "os.system", "pty.spawn", "signal.pthread_kill", "socket.",
-           "subprocess.Popen")  # fmt: skip
+           "sqlite3.", "subprocess.Popen")  # fmt: skip
 CHANGING = {"os.chflags", "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename",
             "os.rmdir", "os.symlink", "os.truncate", "os.utime", "shutil.chown", "shutil.move",
             "shutil.rmtree"}  # fmt: skip

@@ -46,9 +46,14 @@ def unpack(archive: Path, root: str, folder: Path, required: Sequence[str]) -> N
             raise DownloadError(f"it has no {root}/{needed}")
 
 
+SNAKEMAKES = ".snakemake_timestamp"
+"""What Snakemake puts into folders that are outputs."""
+
+
 def facts_of_folder(folder: Path) -> dict[str, Any]:
     """Size and SHA-256 of every file in it, and of all of them together."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = (path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in found if path.name != SNAKEMAKES)
     files: dict[str, dict[str, Any]] = {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,

@@ -20,10 +20,10 @@ from nanochat.errors import DamagedArtefact
 from nanochat.fetch.externals import External
 from nanochat.files import read_json
 from nanochat.paths import Paths
-from nanochat.registry import Archive
+from nanochat.registry import Archive, HubCorpus
 
 Status = Literal["ok", "missing", "damaged", "unrecorded", "foreign"]
-FETCH = "snakemake --until downloads"
+FETCH = "nanochat data fetch"
 MAKE = "snakemake"
 NOT_THERE = "not there"
 
@@ -102,7 +102,10 @@ def look_at_external(disk: Paths, external: External, findings: Findings) -> Non
         findings.checks.append(Check(path, "missing", seen=NOT_THERE, then=FETCH))
         return
     record = _record(record_path, path, findings, FETCH)
-    anew: dict[str, Any] = {"remove": (path, record_path), "then": FETCH}
+    # A shard's record stays: with it, what was made from the shard is not made anew.
+    is_shard = isinstance(external.source, HubCorpus)
+    remove = (path,) if is_shard else (path, record_path)
+    anew: dict[str, Any] = {"remove": remove, "then": FETCH}
     try:
         if record is not None and isinstance(external.source, Archive):
             for name, facts in record["files"].items():

@@ -9,17 +9,19 @@ rule writes that), and when and from where it came (External.fetched). Variables
 web.py, transfer.py and patience.py.
 """
 
+import multiprocessing
 import re
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nanochat.data.shards import count_documents, read_documents
+from nanochat.data.shards import count_documents, read_documents, record_shard
 from nanochat.errors import BadInput, DamagedArtefact, DiskError, DownloadError, NanochatError
 from nanochat.fetch.archive import facts_of_folder, unpack
 from nanochat.fetch.display import Stopped, Transfers, Watch, shown
@@ -36,10 +38,12 @@ from nanochat.fetch.transfer import Arrived, fetch
 from nanochat.fetch.web import Remote, hub_file, mirrored
 from nanochat.fetch.workspace import alone, is_unfinished, publish
 from nanochat.files import make_directory, read_json, write_json
+from nanochat.progress import track
 from nanochat.registry import Archive, HubCorpus, HubTable, PlainFile
 
+MOST_PROCESSES = 4  # that record shards at once
 NAMED = 3  # files of one kind of failure that are named
-MADE_BY = "snakemake --until downloads"
+MADE_BY = "nanochat data fetch"
 VARYING = re.compile(r"https?://\S+|/\S+|\d[\d,.]*")
 """What differs between two failures of one kind."""
 
@@ -85,9 +89,7 @@ def download_all(externals: Sequence[External], connections: int = 8) -> None:
     and nothing more is begun on a disk that is full. At the end each kind of failure is said once,
     and DownloadError raised.
     """
-    missing = [
-        external for external in externals if not external.is_there or is_unfinished(external.path)
-    ]
+    missing = [external for external in externals if _is_wanting(external)]
     with shown(len(missing), sum(each.about_bytes for each in missing)) as transfers:
         batch = _Batch(transfers)
         with ThreadPoolExecutor(connections) as pool:
@@ -103,6 +105,26 @@ def download_all(externals: Sequence[External], connections: int = 8) -> None:
         for sentence in others:
             print(f"error: {sentence}", file=sys.stderr)
         raise DownloadError(last)
+
+
+def record_all(externals: Sequence[External]) -> None:
+    """Records the shards that have no record, on several processes. Raises what `record_shard`
+    raises, of the first that is no shard."""
+    shards = [each for each in externals if isinstance(each.source, HubCorpus)]
+    new = [each for each in shards if not each.record.exists()]
+    if not new:
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
+    with ProcessPoolExecutor(min(MOST_PROCESSES, len(new)), mp_context=context) as pool:
+        made = pool.map(record_shard, [each.path for each in new], [each.record for each in new])
+        for _ in track(made, "recording", len(new), "shards"):
+            pass
+
+
+def _is_wanting(external: External) -> bool:
+    """Whether it is not here, or only in part; a shard's record is made by `record_all`."""
+    unrecorded = not isinstance(external.source, HubCorpus) and not external.record.exists()
+    return not external.is_there or unrecorded or is_unfinished(external.path)
 
 
 class _Batch:
@@ -182,12 +204,23 @@ def _download(external: External, workspace: Path, watch: Watch) -> None:
         write_json(record, record_of(external, made.facts))
         publish(record, external.record)
     publish(made.path, external.path)
+    if isinstance(external.source, HubCorpus):
+        _record_anew(external, made.arrived[0].sha256)
+
+
+def _record_anew(external: External, sha256: str) -> None:
+    """A record of earlier content, if there is one, gives way to that of what came."""
+    if not external.record.exists():
+        return
+    with suppress(DamagedArtefact):
+        if read_json(external.record, MADE_BY).get("sha256") == sha256:
+            return
+    record_shard(external.path, external.record)
 
 
 def _shard(source: HubCorpus, external: External, workspace: Path, watch: Watch) -> _Made:
     name = source.pattern.format(int(external.part))
     remote = Remote(hub_file(source.repo, source.revision, name), hub=True)
-
     part = workspace / external.path.name
     return _Made(part, [fetch(remote, part, watch, _check_shard)])
 
@@ -282,6 +315,8 @@ def _entry(external: External, base_dir: Path) -> dict[str, Any]:
     if external.fetched.exists():
         fetched = read_json(external.fetched, MADE_BY)
         origin = fetched["from"][0]
-        entry["fetched"] = fetched["fetched"]
-        entry |= {key: origin[key] for key in ("url", "commit", "revision")}
+        replaced = isinstance(external.source, HubCorpus) and origin["sha256"] != record["sha256"]
+        if not replaced:  # by another file, whose origin nobody knows
+            entry["fetched"] = fetched["fetched"]
+            entry |= {key: origin[key] for key in ("url", "commit", "revision")}
     return entry

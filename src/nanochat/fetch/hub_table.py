@@ -26,7 +26,7 @@ def files_of(table: HubTable, part: str, watch: Watch) -> list[Remote]:
     """The parquet files of a split, in order; raises DownloadError."""
     folder = "/".join(table.splits[part])
     url = hub_tree(table.repo, table.revision, folder)
-    listed = fetch_json(url, watch)
+    listed, shown = fetch_json(url, watch), Remote(url).shown
     try:
         entries = sorted((str(entry["path"]), entry) for entry in listed)
         files = [
@@ -41,12 +41,12 @@ def files_of(table: HubTable, part: str, watch: Watch) -> list[Remote]:
         ]
     except (TypeError, KeyError, ValueError, AttributeError) as exc:
         raise DownloadError(
-            f"{url} is not a list of files as the hub gives it: is HF_ENDPOINT right?"
+            f"{shown} is not a list of files as the hub gives it: is HF_ENDPOINT right?"
         ) from exc
     if not files:
         raise DownloadError(
-            f"{url} lists no parquet files: the hub has none of {table.repo}, {folder}; run again "
-            "later, or take the task out of the config"
+            f"{shown} lists no parquet files: the hub has none of {table.repo}, {folder}; run "
+            "again later, or take the task out of the config"
         )
     return files
 

@@ -4,7 +4,7 @@
 
 The first member, manifest.json, lists all others in their order with size and SHA-256; their paths
 are those below the base folder. Each file is read once, and compared with its record on the way.
-data/unpack.py reads what this writes.
+unpack.py reads what this writes.
 """
 
 import hashlib

@@ -73,10 +73,11 @@ def fetch(remote: Remote, part: Path, watch: Watch, check: Check | None = None) 
 
 def fetch_json(url: str, watch: Watch) -> Any:
     """A list that the hub gives; raises DownloadError."""
-    refuse_offline(url)
-    found: list[object] = []
     remote = Remote(url, hub=True)
-    patiently(lambda: found.append(ask_json(remote, stall_seconds())), url, watch, lambda: 0)
+    refuse_offline(remote.shown)
+    found: list[object] = []
+    stall = stall_seconds()
+    patiently(lambda: found.append(ask_json(remote, stall)), remote.shown, watch, lambda: 0)
     return found[-1]
 
 
@@ -115,6 +116,8 @@ class _Part:
         self.note = {"content": content, "size": size}
         if content:
             write_json(self.note_path, self.note)
+        else:
+            self.note_path.unlink(missing_ok=True)
 
     def add(self, chunk: bytes) -> None:
         left = memoryview(chunk)

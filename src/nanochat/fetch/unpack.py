@@ -1,4 +1,4 @@
-"""Reads the tar of data/pack.py into a base folder, from a file or as it arrives.
+"""Reads the tar of pack.py into a base folder, from a file or as it arrives.
 
     with open("data.tar", "rb") as handle:
         print(unpack(base_dir, handle))

@@ -4,7 +4,7 @@
     for check in checks: check.path, check.status, check.mend
     if trouble := complaint(checks): raise trouble
 
-What is compared stands in data/claims.py; several files are hashed at once. Reads only, so that a
+What is compared stands in claims.py; several files are hashed at once. Reads only, so that a
 copy that belongs to somebody else can be verified in place.
 """
 
@@ -122,7 +122,8 @@ def _glance(claim: Claim) -> str:
 def _yours_to_mend(check: Check) -> Check:
     """Where a file lies in a folder that this user may not write to, somebody else mends it."""
     folder = check.path.resolve().parent
-    if check.status != "damaged" or os.access(folder, os.W_OK) or not check.remove:
+    mine = os.access(folder, os.W_OK) and not check.path.is_symlink()
+    if check.status != "damaged" or mine or not check.remove:
         return check
     advice = f"tell whoever keeps {folder}, or set no `paths.shared_dir` until it is mended"
     return replace(check, remove=(), then=advice)

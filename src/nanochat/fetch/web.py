@@ -176,15 +176,19 @@ def _hub_constants() -> ModuleType:
     return constants
 
 
-class _Bearer(requests.auth.AuthBase):
-    """A token; without one nothing, rather than what ~/.netrc has for that host."""
+class _Login(requests.auth.AuthBase):
+    """The hub's token, else the name and password in the address (of a mirror, say), else nothing,
+    rather than what ~/.netrc has for that host."""
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, url: str) -> None:
         self.token = token
+        self.name, self.password = requests.utils.get_auth_from_url(url)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self.token:
             request.headers["Authorization"] = f"Bearer {self.token}"
+        elif self.name:
+            requests.auth.HTTPBasicAuth(self.name, self.password)(request)
         return request
 
 
@@ -210,7 +214,7 @@ def _get(remote: Remote, headers: dict[str, str], stall: float) -> requests.Resp
         session.verify = os.environ.get("SSL_CERT_FILE") or True
         _of_thread.session = session
     found: requests.Session = _of_thread.session
-    auth = _Bearer(_token() if remote.hub else None)
+    auth = _Login(_token() if remote.hub else None, remote.url)
     timeouts = (CONNECT_SECONDS, stall)
     return found.get(remote.url, headers=headers, auth=auth, stream=True, timeout=timeouts)
 

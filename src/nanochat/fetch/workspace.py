@@ -50,16 +50,18 @@ def alone(target: Path, say: Callable[[str], None]) -> Iterator[Path]:
     descriptor = _locked(workspace, say)
     if descriptor is None:
         workspace = target.with_name(f"{workspace.name}-{platform.node()}-{os.getpid()}")
+    of_use = False  # for another attempt
     try:
         with disk_errors(target):
             workspace.mkdir(exist_ok=True)
             yield workspace
-        _remove(workspace)
     except DiskError:
-        _remove(workspace)  # so that others have its space
+        raise  # so that others have its space
+    except BaseException:
+        of_use = descriptor is not None and bytes_so_far(target) > 0
         raise
     finally:
-        if descriptor is None or not bytes_so_far(target):
+        if not of_use:  # once: without its lock it is the next one's
             _remove(workspace)
         if descriptor is not None:
             os.close(descriptor)

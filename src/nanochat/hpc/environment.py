@@ -17,7 +17,11 @@ from nanochat.errors import ConfigError
 from nanochat.hpc.site import OVERRIDES, Site
 
 ENV_LOCAL = ".env.local"
-KNOWN = (*OVERRIDES, "NANOCHAT_BASE_DIR", "NANOCHAT_DTYPE", "NANOCHAT_MIRROR")
+KNOWN = (
+    *OVERRIDES,
+    *("NANOCHAT_BASE_DIR", "NANOCHAT_DTYPE"),
+    *("NANOCHAT_MIRROR", "NANOCHAT_DOWNLOAD_BACKOFF"),
+)
 """Variables of this project that a person may set."""
 CACHES = {
     "HF_HOME": "huggingface",

@@ -24,6 +24,7 @@ from nanochat.data.layout import corpus_layout
 from nanochat.data.loader import Batch, RowLoader, validation_batches
 from nanochat.data.rows import open_rows, verify_rows
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.errors import DamagedArtefact
 from nanochat.files import fingerprint, read_json, write_json
 from nanochat.model import schedules
 from nanochat.model.device import same_bits_every_time
@@ -117,6 +118,7 @@ def _chat_stage(config: Config, name: str, group: RankGroup) -> Stage:
     rows = [config.disk.chat_rows(name)]
     model = load_model(before, group.device)
     record = read_json(before / "record.json", "make run")
+    _require_rows_of(model.config.sequence_len, rows[0])
     rows_per_step = settings.total_batch_tokens // model.config.sequence_len
     steps = max(1, math.ceil(settings.epochs * len(open_rows(rows[0]).ids_NC) / rows_per_step))
     chat_plan = plan(
@@ -135,6 +137,16 @@ def _chat_stage(config: Config, name: str, group: RankGroup) -> Stage:
         settings=config.settings_of("mid_train" if name == "mid" else "chat_sft"),
         inputs={**_inputs(config, rows, group), "model": record["weights_sha256"]},
     )
+
+
+def _require_rows_of(sequence_len: int, rows: Path) -> None:
+    """Raises DamagedArtefact where rows are of another length than the model reads."""
+    packed = int(open_rows(rows).record["sequence_len"])
+    if packed != sequence_len:
+        raise DamagedArtefact(
+            f"{rows} has rows of {packed} tokens, but the model reads {sequence_len}: delete that "
+            "file and run `snakemake` again"
+        )
 
 
 def _train_stage(config: Config, stage: Stage, launch: Launch, bits_per_byte: BitsPerByte) -> None:
