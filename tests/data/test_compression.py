@@ -32,7 +32,8 @@ def test_text_without_content_is_left_out(tiny_tokenizer: Tokenizer) -> None:
     assert "train" not in {row["text"] for row in table}
 
 
-def test_downloaded_vocabularies_are_columns(tiny_tokenizer, files, tmp_path) -> None:
+def test_downloaded_vocabularies_are_columns(tiny_tokenizer, files, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     row = compression_table(tiny_tokenizer, {"train": "the path"}, files)[-1]
     assert (row["gpt2"], row["gpt4"]) == (8 / 6, 8 / 6), "8 bytes; th e _ p a th"
     assert sorted(tmp_path.iterdir()) == sorted(files.values()), "no copy of them"

@@ -441,13 +441,15 @@ def test_an_interrupted_download_of_all_ends_soon_and_keeps_its_parts(
     wanted = fill_for(server, [external(tmp_path, CORPUS, name) for name in names])
     process = subprocess.Popen(
         [sys.executable, "-c",
-         "import pickle, sys; from nanochat.fetch.download import download_all;"
+         "import pickle, signal, sys; from nanochat.fetch.download import download_all;"
+         # what is started in the background ignores it
+         "signal.signal(signal.SIGINT, signal.default_int_handler);"
          "download_all(pickle.load(sys.stdin.buffer), 2)"],
         stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
     server.faults = OnlyFirst(2, 1.0, ["stall"])
-    server.stall_seconds = 1.0
+    server.stall_seconds = 3.0
     assert process.stdin
     process.stdin.write(pickle.dumps(wanted))
     process.stdin.close()
