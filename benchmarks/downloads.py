@@ -6,8 +6,14 @@ Eight files of 100 MB come from a small server on loopback, which sends them wit
 process of its own; four at a time, in turns, to the same folder (a temporary one, or FOLDER;
 /dev/shm takes the disk out of it): by `download_all`, which hashes what arrives, compares that with
 a stated SHA-256 and fsyncs the file; by `xargs -P 4 curl`, which does none of that; and by curl,
-sha256sum and sync one after the other, which is the same work. Where all cores are busy, hashing
-alone costs about a third of the rate. Needs curl.
+sha256sum and sync one after the other, which is the same work. Needs curl.
+
+On an unlimited loopback, server, clients and hashing share the cores: on two of them hashing alone
+costs about a third of the rate (results/downloads.json). On a line of 8 Gbit/s nothing is lost
+(results/downloads-8gbit.json), made as root with
+
+    unshare --net bash -c 'ip link set lo up;
+        tc qdisc add dev lo root tbf rate 8gbit burst 4mb latency 50ms; python benchmarks/downloads.py'
 """
 
 import argparse
