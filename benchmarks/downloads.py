@@ -13,7 +13,8 @@ costs about a third of the rate (results/downloads.json). On a line of 8 Gbit/s 
 (results/downloads-8gbit.json), made as root with
 
     unshare --net bash -c 'ip link set lo up;
-        tc qdisc add dev lo root tbf rate 8gbit burst 4mb latency 50ms; python benchmarks/downloads.py'
+        tc qdisc add dev lo root tbf rate 8gbit burst 4mb latency 50ms;
+        python benchmarks/downloads.py --folder /dev/shm'
 """
 
 import argparse
