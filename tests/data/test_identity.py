@@ -12,7 +12,6 @@ from nanochat.data import identity
 from nanochat.data.chat_format import user_and_assistant
 from nanochat.data.conversations import read_conversations
 from nanochat.data.identity import (
-    chance_level,
     held_out_items,
     identity_conversations,
     write_identity,
@@ -20,7 +19,7 @@ from nanochat.data.identity import (
 from nanochat.data.persona import Asked, Fact, Persona, content_words
 from nanochat.data.persona_facts import facts_about
 from nanochat.data.persona_talk import GREETINGS, MEETING, OPENINGS, PEOPLE, THANKS, typed
-from nanochat.data.skills import Item, is_correct
+from nanochat.data.skills import Item, chance_of_writing, is_correct
 from nanochat.data.task_files import load_items
 
 LIMITS = ("browse the internet", "see pictures", "know what happened after I was trained")
@@ -146,16 +145,18 @@ def test_held_out_items_are_spread_evenly_and_no_constant_answer_wins() -> None:
     topics = {fact.keys: fact.topic for fact in facts_about(ADA)}
     assert set(Counter(topics[item.keys] for item in items).values()) == {50}
     assert {item.keys for item in items} == set(topics)
-    assert chance_level(items) < 0.2
+    assert chance_of_writing(items) < 0.2
 
 
 def test_chance_level_is_what_the_best_constant_answer_gets() -> None:
     def item(expected: str, *keys: str) -> Item:
         return Item("?", expected, {"messages": []}, keys=keys)
 
-    assert chance_level([item("I am X.", "X"), item("Ada.", "Ada"), item("Ada.", "Ada")]) == 2 / 3
-    assert chance_level([item("I am X.", "X"), item("Ada of X.", "Ada")]) == 1
-    assert chance_level([]) == 0
+    assert (
+        chance_of_writing([item("I am X.", "X"), item("Ada.", "Ada"), item("Ada.", "Ada")]) == 2 / 3
+    )
+    assert chance_of_writing([item("I am X.", "X"), item("Ada of X.", "Ada")]) == 1
+    assert chance_of_writing([]) == 0
 
 
 def test_held_out_items_end_where_there_are_no_more() -> None:
@@ -264,6 +265,6 @@ def test_files_hold_what_was_made_and_have_the_same_bytes(tmp_path: Path) -> Non
         ADA, 60, 7
     )
     digests = facts.pop("sha256")
-    assert facts == {"train_items": 60, "test_items": 40, "chance": chance_level(items)}
+    assert facts == {"train_items": 60, "test_items": 40, "chance": chance_of_writing(items)}
     eve = write_identity(replace(ADA, name="Eve"), tmp_path / "eve", train=60, test=40, seed=7)
     assert not set(eve["sha256"].values()) & set(digests.values()), "other content, other record"

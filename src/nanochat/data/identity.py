@@ -36,7 +36,7 @@ from nanochat.data.persona_talk import (
     dressed,
     typed,
 )
-from nanochat.data.skills import Item, is_correct
+from nanochat.data.skills import Item, chance_of_writing
 from nanochat.data.task_files import write_items
 from nanochat.files import sha256_of, write_text
 
@@ -100,13 +100,6 @@ def held_out_items(persona: Persona, count: int, seed: int) -> list[Item]:
     return list(found.values())
 
 
-def chance_level(items: Sequence[Item]) -> float:
-    """Share of `items` that the best constant answer gets right."""
-    answers = {item.expected for item in items}
-    right = (sum(is_correct(answer, item) for item in items) for answer in answers)
-    return max(right, default=0) / max(len(items), 1)
-
-
 def write_identity(
     persona: Persona, folder: Path, train: int, test: int, seed: int
 ) -> dict[str, Any]:
@@ -119,7 +112,7 @@ def write_identity(
     return {
         "train_items": len(conversations),
         "test_items": len(items),
-        "chance": chance_level(items),
+        "chance": chance_of_writing(items),
         "sha256": {name: sha256_of(folder / name) for name in ("train.jsonl", "test.parquet")},
     }
 

@@ -135,7 +135,9 @@ def chance_of_choosing(items: Sequence[Item]) -> float:
 
 
 def chance_of_writing(items: Sequence[Item]) -> float:
-    """What the best constant answer gets, among those that some item expects."""
+    """What the best constant answer gets, among those that some item expects; 0 of no items."""
+    if not items:
+        return 0.0
     alike = Counter((_plain(item.expected), item.keys) for item in items)
     if not any(keys for _, keys in alike):
         return max(alike.values()) / len(items)
