@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nanochat.errors import DamagedArtefact, MissingArtefact
-from nanochat.fetch.externals import External
-from nanochat.fetch.foreign import FETCHED, whole_size
+from nanochat.fetch.externals import FETCHED, External
+from nanochat.fetch.foreign import whole_size
 from nanochat.fetch.room import Room, room_at
 from nanochat.fetch.workspace import bytes_so_far
 from nanochat.files import read_json

@@ -24,6 +24,9 @@ from nanochat.registry import (
     Source,
 )
 
+FETCHED = ".fetched"
+"""The folder, beside what was downloaded, of how it came."""
+
 
 @dataclass(frozen=True)
 class External:
@@ -44,7 +47,7 @@ class External:
     @property
     def fetched(self) -> Path:
         """JSON that says when and from where it was downloaded; absent where it was not."""
-        return self.path.parent / ".fetched" / f"{self.path.name}.json"
+        return self.path.parent / FETCHED / f"{self.path.name}.json"
 
     @property
     def output(self) -> Path:

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nanochat.errors import DamagedArtefact
+from nanochat.fetch.archive import SNAKEMAKES
 from nanochat.fetch.claims import Check, size_of
+from nanochat.fetch.externals import FETCHED
 from nanochat.files import read_json
 from nanochat.paths import Paths
 from nanochat.registry import CORPORA, REGISTRY, TABLES, Archive, PlainFile
 
 LEFTOVERS = (".part-", ".tmp-")
-SNAKEMAKE = ".snakemake_timestamp"
-"""What Snakemake leaves in a folder that a rule makes."""
-FETCHED = ".fetched"
 
 
 def foreign_files(disk: Paths) -> list[Check]:
@@ -87,7 +86,7 @@ def _is_of_archive(path: Path, archives: dict[Path, set[str] | None]) -> bool:
     for folder, contents in archives.items():
         if path.is_relative_to(folder):
             name = path.relative_to(folder).as_posix()
-            return contents is None or name in contents or path.name == SNAKEMAKE
+            return contents is None or name in contents or path.name == SNAKEMAKES
     return False
 
 

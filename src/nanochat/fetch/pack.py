@@ -19,8 +19,7 @@ from typing import Any, BinaryIO
 
 from nanochat.errors import BadInput, DamagedArtefact, MissingArtefact
 from nanochat.fetch.claims import FETCH, Check, Findings, look_at_external
-from nanochat.fetch.externals import External
-from nanochat.fetch.foreign import FETCHED
+from nanochat.fetch.externals import FETCHED, External
 from nanochat.fetch.meter import Count, with_meter
 from nanochat.fetch.room import format_bytes, require_room
 from nanochat.files import atomic_write, sha256_of

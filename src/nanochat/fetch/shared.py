@@ -13,7 +13,14 @@ from pathlib import Path
 
 from nanochat.errors import DamagedArtefact
 from nanochat.fetch.externals import External
-from nanochat.files import disk_errors, make_directory, read_json, sha256_of, temporary_name
+from nanochat.files import (
+    atomic_write,
+    disk_errors,
+    make_directory,
+    read_json,
+    sha256_of,
+    temporary_name,
+)
 from nanochat.registry import Archive, HubCorpus
 
 
@@ -34,9 +41,10 @@ def use_shared(external: External) -> None:
                 shutil.rmtree(path, ignore_errors=True)  # Snakemake makes it, empty
             else:
                 os.symlink(shared.absolute(), temporary)
-            os.replace(temporary, path)
             if not isinstance(external.source, HubCorpus):
-                _copy(external.shared_record, external.record)
+                with atomic_write(external.record) as handle:
+                    handle.write(external.shared_record.read_bytes())
+            os.replace(temporary, path)
         finally:
             if temporary.is_symlink():
                 temporary.unlink()
@@ -52,9 +60,3 @@ def _require_as_recorded(folder: Path, external: External) -> None:
                 f"{external.shared}/{name} is not what its record says: ask whoever keeps the "
                 "shared folder to run `nanochat data verify` there, or unset NANOCHAT_SHARED_DIR"
             )
-
-
-def _copy(source: Path, target: Path) -> None:
-    temporary = temporary_name(target)
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
