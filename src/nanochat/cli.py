@@ -11,28 +11,21 @@ user can cause are printed as one sentence, `error: ...`, and end the process wi
 import os
 import sys
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from nanochat.cli_checkpoint import checkpoint
 from nanochat.cli_data import data, tokenizer
-from nanochat.cli_options import DEFAULT_CONFIG, ChatStage, ConfigFile, read_config
+from nanochat.cli_goodput import goodput_command
+from nanochat.cli_memory import memory_command
+from nanochat.cli_options import DEFAULT_CONFIG, AnyStage, ChatStage, ConfigFile, read_config
 from nanochat.config import STAGES, Config
-from nanochat.errors import ConfigError, DiskError, NanochatError
+from nanochat.errors import ConfigError, NanochatError
 from nanochat.hpc.environment import load_env_local
-from nanochat.hpc.outcomes import write_outcome
+from nanochat.hpc.outcomes import leave_outcome
 from nanochat.hpc.slurm_variables import job_id
-
-
-class AnyStage(StrEnum):
-    """Every stage that ends with a model."""
-
-    base = "base"
-    mid = "mid"
-    sft = "sft"
-
 
 app = typer.Typer(
     help="Train your own chat model, from raw text to a report card.",
@@ -47,6 +40,9 @@ config_commands = typer.Typer(help="Look at the config.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(train, name="train")
+app.add_typer(checkpoint, name="checkpoint")
+app.command("memory")(memory_command)
+app.command("goodput")(goodput_command)
 app.add_typer(evaluate, name="eval")
 app.add_typer(config_commands, name="config")
 
@@ -61,19 +57,8 @@ def main() -> None:
         app()
     except NanochatError as error:
         print(f"error: {error}", file=sys.stderr)
-        _leave_outcome(error)
+        leave_outcome(os.environ, " ".join(sys.argv[1:3]), error.exit_code, str(error))
         sys.exit(error.exit_code)
-
-
-def _leave_outcome(error: NanochatError) -> None:
-    """In a SLURM job of the workflow: files how the command ended, for status and executor."""
-    folder, job = os.environ.get("NANOCHAT_OUTCOMES"), job_id(os.environ)
-    if folder and job:
-        command = " ".join(sys.argv[1:3])
-        try:
-            write_outcome(Path(folder), job, command, error.exit_code, str(error))
-        except DiskError as exc:  # must not hide why the command ended
-            print(f"the outcome was not filed: {exc}", file=sys.stderr)
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -84,8 +69,9 @@ def train_base_command(config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Pretrain on the packed rows of text.
 
     Reads the tokenizer and tokens/; writes checkpoints/<run>/base, models/<run>/base and the
-    journal. Exit codes: 0 done, 75 stopped with a checkpoint by a signal or near the time limit,
-    77 diverged.
+    journal. A file STOP or SAVE in runs/<run> stops it, or has it save. Exit codes: 0 done, 75
+    stopped with a checkpoint by a signal or near the time limit, 76 the same by SLURM's SIGTERM, 77
+    diverged, 79 stood still, 80 the disk is full, 93 stopped by STOP.
     """
     from nanochat.eval.bpb import bits_per_byte
     from nanochat.train.stages import train_base
@@ -166,6 +152,8 @@ def report(config: ConfigFile = DEFAULT_CONFIG) -> None:
     from nanochat.data.layout import corpus_layout
     from nanochat.files import read_json, write_json
     from nanochat.report.report import write_report
+    from nanochat.track.journal import read_events
+    from nanochat.track.time_spent import time_spent
 
     resolved = read_config(config)
     disk = resolved.disk
@@ -177,7 +165,12 @@ def report(config: ConfigFile = DEFAULT_CONFIG) -> None:
     for stage in STAGES:
         parts[stage] = disk.stage(stage) / "record.json"
         parts[f"{stage}_eval"] = disk.evaluation(stage)
-    write_report(resolved.run, parts, disk.journal, disk.report, disk.report.parent)
+    minutes = resolved.operation.save_every_minutes
+
+    def spent(stage: str, training: str) -> dict[str, Any] | None:
+        return time_spent(read_events(disk.journal), stage, minutes, training)
+
+    write_report(resolved.run, parts, disk.journal, spent, disk.report, disk.report.parent)
 
 
 # --- chat ---------------------------------------------------------------------------------------

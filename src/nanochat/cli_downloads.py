@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from nanochat.cli_options import DEFAULT_CONFIG, ConfigFile, read_config
-from nanochat.errors import BadInput, DiskError
+from nanochat.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +148,7 @@ def _standard_output() -> "Iterator[BinaryIO]":
         with open(sys.stdout.fileno(), "wb", closefd=False) as stream:
             yield stream
     except BrokenPipeError as exc:
-        raise DiskError("whoever read the tar has gone: run both commands again") from exc
+        raise BadInput("whoever read the tar has gone: run both commands again") from exc
 
 
 def _console() -> "Console":

@@ -13,6 +13,14 @@ from nanochat.config import Config, load_config
 from nanochat.horizon import with_train_shards
 
 
+class AnyStage(StrEnum):
+    """Every stage that ends with a model."""
+
+    base = "base"
+    mid = "mid"
+    sft = "sft"
+
+
 class StageName(StrEnum):
     """The stages that train on conversations."""
 

@@ -256,6 +256,11 @@ class Paths:
         return self.run / "journal.jsonl"
 
     @property
+    def heartbeats(self) -> Path:
+        """What each rank of a training is doing, one file a rank."""
+        return self.run / "heartbeats"
+
+    @property
     def corpus_record(self) -> Path:
         """What the run's corpus holds, for the report."""
         return self.run / "corpus.json"

@@ -170,7 +170,8 @@ class OperationSettings(Section):
     """How training runs on this machine. Changing it reruns nothing."""
 
     device_rows: int = Field(default=32, ge=1)
-    """Rows of one micro-batch on a device; gradient accumulation makes up the total batch."""
+    """Rows of one micro-batch on a device; gradient accumulation makes up the total batch.
+    `nanochat memory` says how many fit; fewer are taken where these do not."""
     validate_every_steps: int = Field(default=250, ge=1)
     """Steps between measurements of validation bits per byte."""
     save_every_minutes: float = Field(default=15.0, ge=0)
@@ -179,7 +180,25 @@ class OperationSettings(Section):
     """Seconds before a SLURM job's time limit at which training saves and leaves to be continued,
     beside the time for a step and a save."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Checkpoints kept while training; a finished stage keeps its last one."""
+    """Newest checkpoints kept while training; a finished stage keeps its last one."""
+    keep_every_steps: int | None = Field(default=None, ge=1)
+    """Checkpoints of steps that this divides are kept too, also by a finished stage."""
+    keep_best: int = Field(default=0, ge=0)
+    """So many checkpoints with the lowest validation bits per byte are kept too."""
+    on_nonfinite: Literal["skip", "stop"] = "skip"
+    """Where a loss or gradient is not finite, no rank makes the update: `skip` goes on with the
+    next step, `stop` ends training there (exit code 77)."""
+    roll_back_after_steps: int = Field(default=3, ge=1)
+    """So many such steps in a row, and training goes back to the last checkpoint, and on from there
+    with other rows."""
+    rollbacks: int = Field(default=2, ge=0)
+    """How often it goes back before it ends (exit code 77)."""
+    hang_minutes: float = Field(default=10.0, ge=0)
+    """Minutes in one part of a step after which a rank counts as hung, and all leave (exit code
+    79), or five times as long as that part ever took. 0 never."""
+    shard: Literal["optimizer", "weights"] = "optimizer"
+    """What the ranks divide among them: `optimizer`, the moments, with all weights on each device;
+    `weights`, these and gradients too, for a model that no device holds, with more to send."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: `auto` uses it where a compiler is there and the run is long enough."""
     wandb: Literal["off", "offline", "online"] = "off"

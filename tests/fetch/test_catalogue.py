@@ -170,10 +170,10 @@ def test_plan_says_what_it_takes_and_whether_there_is_room(fetched: Paths) -> No
     assert plan["room"]["bytes_left"] > 0
 
 
-def test_a_plan_that_does_not_fit_is_shown_and_ends_with_two(disk_of, small_disk: Path) -> None:
+def test_a_plan_that_does_not_fit_is_shown_and_is_a_disk_error(disk_of, small_disk: Path) -> None:
     disk = disk_of(paths={"base_dir": str(small_disk / "base")})
     done = nanochat(disk, "plan", cwd=small_disk.parent)
-    assert done.returncode == 2
+    assert done.returncode == 80
     assert b"to download: 10 of 10 files" in done.stdout
     error = done.stderr.decode().splitlines()[-1]
     assert error.startswith(f"error: {small_disk}/base has to take ")

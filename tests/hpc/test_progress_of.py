@@ -55,6 +55,19 @@ def test_a_training_whose_last_act_was_to_save_says_so() -> None:
     assert progress is not None and progress.saved
 
 
+def test_a_checkpoint_of_a_step_before_the_last_saves_not_all() -> None:
+    """Saves are written beside training: this one was whole two steps after its own."""
+    checkpoint = {"event": "checkpoint", "stage": "base", "time": 3.0, "step": 1}
+    progress = progress_of([start(0), step(1, 1), step(2, 2), step(3, 3), checkpoint], "base")
+    assert progress is not None and not progress.saved
+
+
+def test_a_stop_has_saved() -> None:
+    stop = {"event": "stop", "stage": "base", "time": 3.0, "step": 2, "reason": "SIGTERM"}
+    progress = progress_of([start(0), step(1, 1), step(2, 2), stop], "base")
+    assert progress is not None and (progress.saved, progress.stopped) == (True, "SIGTERM")
+
+
 def test_without_its_start_an_attempt_has_no_end() -> None:
     progress = progress_of([step(1, 41), step(2, 42)], "base")
     assert progress is not None

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,15 @@ class Run:
     def log(self, text: str, at: datetime) -> Path:
         return self.wrote(self.folder / "logs" / "base_train.log", text, at)
 
-    def row(self, *jobs: SlurmJob, outcome: Outcome | None = None) -> StatusRow:
+    def row(
+        self,
+        *jobs: SlurmJob,
+        outcome: Outcome | None = None,
+        heartbeats: Sequence[Mapping[str, Any]] = (),
+    ) -> StatusRow:
         events = last_events(self.folder / "journal.jsonl")
         outcomes = {outcome.job_id: outcome} if outcome else {}
-        (row,) = status_rows([self.step], jobs, events, outcomes, NOW)
+        (row,) = status_rows([self.step], jobs, events, outcomes, NOW, {"base": heartbeats})
         return row
 
 
@@ -136,6 +142,44 @@ def test_a_training_that_has_just_stopped_does_not_run(run: Run) -> None:
     run.noted("stop", ago(seconds=15), step=20, reason="SIGINT", requeued=False)
     row = run.row()
     assert (row.state, row.at, row.why) == ("interrupted", ago(seconds=15), "stopped: SIGINT")
+
+
+def test_a_training_that_failed_after_a_save_of_an_earlier_step_failed(run: Run) -> None:
+    run.trained(ago(seconds=60), step=20, steps=1000)
+    run.noted("checkpoint", ago(seconds=15), step=17)
+    run.log("error: base step 21: the loss is nan\n", ago(seconds=10))
+    assert run.row().state == "failed"
+
+
+def test_a_running_training_tells_its_alerts(run: Run) -> None:
+    run.trained(ago(seconds=60), step=20, steps=1000)
+    run.noted("spike", ago(seconds=15), step=20, loss=9.0, median=3.0, score=20.0)
+    standing = {"rank": 3, "host": "gpu07", "section": "data", "since": 240.0, "waits": False}
+    row = run.row(heartbeats=[{**standing, "time": NOW.timestamp()}])
+    assert row.progress is not None
+    assert row.progress.alerts == (
+        "1 loss spike, the last at step 20",
+        "rank 3 on gpu07: in data for 240 s",
+    )
+
+
+def test_a_job_that_loads_is_not_said_to_stand_where_its_killed_predecessor_did(run: Run) -> None:
+    run.trained(ago(minutes=60), step=200, steps=1000)
+    standing = {"rank": 3, "host": "gpu07", "section": "data", "since": 9.0, "waits": False}
+    row = run.row(
+        job("RUNNING", nodes="gpu01", start=ago(minutes=1), restarts=1),
+        heartbeats=[{**standing, "time": ago(minutes=50).timestamp()}],
+    )
+    assert row.progress is not None and row.progress.alerts == ()
+
+
+def test_a_training_that_does_not_run_has_no_alerts(run: Run) -> None:
+    run.trained(ago(minutes=60), step=20, steps=1000)
+    run.noted("spike", ago(minutes=50), step=20, loss=9.0, median=3.0, score=20.0)
+    standing = {"rank": 3, "host": "gpu07", "section": "data", "since": 240.0, "waits": False}
+    row = run.row(heartbeats=[{**standing, "time": ago(minutes=50).timestamp()}])
+    assert row.state == "interrupted"
+    assert row.progress is not None and row.progress.alerts == ()
 
 
 def test_the_error_of_an_attempt_before_is_not_this_ones(run: Run) -> None:
@@ -228,8 +272,9 @@ def test_the_outcome_of_an_attempt_before_does_not_explain_a_timeout(run: Run) -
     assert (row.state, row.why) == ("failed", "its time was up")
 
 
-def test_a_job_that_stopped_with_a_checkpoint_is_interrupted(run: Run) -> None:
-    stopped = Outcome("7", "train base", 75, "SIGUSR1 stopped it", ago(minutes=5).timestamp())
+@pytest.mark.parametrize("code", [75, 76, 93])
+def test_a_job_that_stopped_with_a_checkpoint_is_interrupted(run: Run, code: int) -> None:
+    stopped = Outcome("7", "train base", code, "SIGUSR1 stopped it", ago(minutes=5).timestamp())
     row = run.row(job("FAILED", start=ago(hours=1), end=ago(minutes=5)), outcome=stopped)
     assert (row.state, row.why) == ("interrupted", "SIGUSR1 stopped it")
 

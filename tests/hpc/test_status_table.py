@@ -23,7 +23,13 @@ def ago(**span: float) -> datetime:
     return NOW - timedelta(**span)
 
 
-TRAINING = Progress(1914, 5012, 512_345.6, 11_520.0, ago(hours=2), ago(seconds=2), False)
+ALERTS = (
+    "the last save failed (2026-11-22 19:50): cannot write step-001800: the disk is full: free "
+    "some space there, or set NANOCHAT_BASE_DIR elsewhere",
+    "rank 5 on gpu02 is the slowest: 1.42 s a step where the median is 1.01 s",
+)
+TRAINING = Progress(1914, 5012, 512_345.6, 11_520.0, ago(hours=2), ago(seconds=2), False,
+                    alerts=ALERTS)  # fmt: skip
 STATUS = Status(
     run="d20",
     base_dir=Path("/scratch/nanochat"),
@@ -68,6 +74,7 @@ def test_json_holds_the_same_rows() -> None:
     training, failed = value["rows"][2], value["rows"][3]
     assert training["at"] == "2026-11-22T17:55:40+00:00"
     assert training["progress"]["eta_seconds"] == 11_520.0
+    assert training["progress"]["alerts"] == list(ALERTS)
     assert failed["log"] == str(LOGS / "base_eval.log")
 
 

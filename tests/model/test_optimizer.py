@@ -7,7 +7,8 @@ from torch import Tensor
 from nanochat.errors import DamagedArtefact
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import GPTConfig
-from nanochat.model.optimizer import MuonAdamW, orthogonalize
+from nanochat.model.muon import orthogonalize
+from nanochat.model.optimizer import MuonAdamW
 
 CONFIG = GPTConfig(vocab_size=100, sequence_len=32, n_layer=3, n_head=2, n_kv_head=2, n_embd=64)
 CPU = torch.device("cpu")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from nanochat.report.records import MADE_BY
 from nanochat.report.report import write_report
+from nanochat.track.journal import read_events
+from nanochat.track.time_spent import time_spent
 
 FOLDER = Path(__file__).parent
 
@@ -18,7 +20,14 @@ def main() -> None:
     journal = FOLDER / "records" / "journal.jsonl"
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "report.md"
-        write_report("synthetic", records, journal, output, Path(scratch) / "figures")
+        write_report(
+            "synthetic",
+            records,
+            journal,
+            lambda stage, training: time_spent(read_events(journal), stage, 15, training),
+            output,
+            Path(scratch) / "figures",
+        )
         (FOLDER / "golden").mkdir(exist_ok=True)
         (FOLDER / "golden" / "report.md").write_bytes(output.read_bytes())
 

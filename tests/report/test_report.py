@@ -9,11 +9,16 @@ import pytest
 
 from nanochat.errors import DamagedArtefact, MissingArtefact
 from nanochat.report.curves import load_journal
-from nanochat.report.figures import smooth
-from nanochat.report.records import MADE_BY, load_records
+from nanochat.report.figures import TIME_COLOURS, smooth
+from nanochat.report.records import MADE_BY, TimeSpent, load_records
 from nanochat.report.report import write_report
+from nanochat.report.spent import KINDS, PARTS, where_time_went
+from nanochat.track import goodput
+from nanochat.track.journal import read_events
+from nanochat.track.time_spent import time_spent
 
 FOLDER = Path(__file__).parent
+TRAININGS = {stage: f"{stage[0]}000000000000000" for stage in ("base", "mid", "sft")}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -27,7 +32,14 @@ def run(tmp_path) -> Path:
 def report_of(run: Path) -> str:
     records = {name: run / "records" / f"{name}.json" for name in MADE_BY}
     journal = run / "records" / "journal.jsonl"
-    write_report("synthetic", records, journal, run / "report.md", run / "figures")
+    write_report(
+        "synthetic",
+        records,
+        journal,
+        lambda stage, training: time_spent(read_events(journal), stage, 15, training),
+        run / "report.md",
+        run / "figures",
+    )
     return (run / "report.md").read_text()
 
 
@@ -55,7 +67,8 @@ def test_report_is_the_golden_one(run):
 def test_the_pictures_it_shows_are_there(run):
     page = report_of(run)
     shown = [part.partition(")")[0] for part in page.split("](")[1:]]
-    assert sorted(shown) == ["figures/chat_scores.png", "figures/training.png"]
+    names = ("chat_scores", "time", "training")
+    assert sorted(shown) == [f"figures/{name}.png" for name in names]
     assert all((run / name).read_bytes().startswith(PNG) for name in shown)
 
 
@@ -154,6 +167,41 @@ def test_the_last_line_of_a_step_counts_and_no_line_of_another_training(tmp_path
         (2, 4.25),
         (3, 3.25),
     ]
+
+
+def test_a_step_whose_update_was_skipped_is_no_point_of_the_curve(run):
+    """It has no loss; the golden journal has three of them, which were made again later."""
+    with open(run / "records" / "journal.jsonl", "a") as handle:
+        step = {"event": "step", "stage": "base", "training": "b000000000000000"}
+        handle.write(json.dumps({**step, "step": 61, "skipped": True}) + "\n")
+    journal = load_journal(run / "records" / "journal.jsonl", TRAININGS)
+    assert [step.step for step in journal.steps["base"]] == [*range(1, 61)]
+
+
+def test_the_time_is_of_the_training_that_the_record_names(run):
+    before = report_of(run)
+    with open(run / "records" / "journal.jsonl", "a") as handle:
+        for name in ("start", "end"):
+            event = {"event": name, "time": 1760000000.0, "stage": "base", "step": 0}
+            handle.write(json.dumps({**event, "training": "another"}) + "\n")
+    assert report_of(run) == before
+
+
+def test_a_run_without_alerts_says_so():
+    shares = dict.fromkeys(PARTS, 0.0)
+    quiet = TimeSpent(
+        seconds={**shares, "useful": 3.0, "lost": 1.0}, wall=4.0, goodput=0.75,
+        attempts=1, failures=0, lost_steps=2, alerts=[], advice=None,
+    )  # fmt: skip
+    page = where_time_went({"base": quiet}, "figures/time.png")
+    assert "Nothing out of the ordinary was noted." in page
+    assert "| **Goodput** | 75.0 % | — | — |" in page
+    assert "| Steps lost | 1.0 s (25.0 %) | — | — |" in page
+
+
+def test_every_part_and_every_alert_has_its_words():
+    assert tuple(PARTS) == tuple(TIME_COLOURS) == goodput.PARTS
+    assert tuple(KINDS) == goodput.ALERTS
 
 
 def test_torn_lines_are_counted_and_said(run):

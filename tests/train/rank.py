@@ -1,50 +1,59 @@
 """The ranks of tiny trainings, for test_ranks.py: processes with the environment of srun's tasks.
 
-    python rank.py FOLDER ROW_FILE NAME:RANKS:JOB_ID:TROUBLE ...
+    python rank.py FOLDER ROW_FILE NAME:RANKS:JOB_ID:TROUBLE:STEPS ...
 
-One training after the other. TROUBLE befalls rank 1 in its third step: sigterm, nan, death,
-or none. Prints the exit codes as JSON. Leaves in FOLDER what the test looks at, by name and rank:
-.safetensors (weights and moments), .json (the rows of each step), .err (standard error).
+One training after the other. TROUBLE befalls the last rank that has rows, at its third micro-batch:
+sigterm, nan (which ends the training), skip (a nan that does not), death, or none. Prints the exit
+codes as JSON. Leaves in FOLDER what the test looks at, by name and rank: .safetensors (weights and
+moments), .json (the rows of each step), .err (standard error).
 """
 
 import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tiny_training import make_job, state_of
+from tiny_training import STEPS, make_job, make_store, state_of
 
 from nanochat.data.loader import Batch, RowLoader, validation_batches
 from nanochat.data.packing import Ints
 from nanochat.errors import NanochatError
 from nanochat.eval.bpb import bits_per_byte
+from nanochat.model import optimizer
 from nanochat.track.journal import Journal, SilentJournal
-from nanochat.train.checkpoints import CheckpointStore
 from nanochat.train.distributed import RankGroup
 from nanochat.train.job import Job
 from nanochat.train.launch import launched
 from nanochat.train.loop import train
 
 ROWS_PER_STEP = VALIDATION_ROWS = 3
+optimizer.SMALLEST_TO_DIVIDE = 256  # so that tiny embeddings have several owners
 
 
-def make_ranks_job(group: RankGroup, row_file: Path) -> Job:
+def make_ranks_job(
+    group: RankGroup, row_file: Path, trouble: str = "none", steps: int = STEPS
+) -> Job:
     """Three rows a step and three to validate: the fourth of four ranks has none."""
-    job = make_job(row_file, save_every_minutes=60, device_rows=2)
+    after_nan = "stop" if trouble == "nan" else "skip"
+    job = make_job(
+        row_file, save_every_minutes=60, device_rows=2, group=group, on_nonfinite=after_nan
+    )
 
     def validate() -> float:
         rows = validation_batches(row_file, VALIDATION_ROWS, 2, 0, group.rank, group.world_size)
         return bits_per_byte(job.model, rows, np.ones(64, np.int32), group.sum)["value"]
 
     loader = RowLoader([row_file], ROWS_PER_STEP, seed=3, bos_id=0)
-    return replace(job, loader=loader, validate=validate, group=group)
+    return replace(job, loader=loader, validate=validate, steps=steps)
 
 
 def trouble_in_the_third_step(job: Job, kind: str) -> None:
@@ -57,7 +66,7 @@ def trouble_in_the_third_step(job: Job, kind: str) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         if calls == 3 and kind == "death":
             os._exit(9)
-        return honest(*batch) * (float("nan") if calls == 3 and kind == "nan" else 1.0)
+        return honest(*batch) * (float("nan") if calls == 3 and kind in ("nan", "skip") else 1.0)
 
     job.model.loss_sum = disturbed  # type: ignore[method-assign]
 
@@ -79,15 +88,15 @@ def remember_rows(job: Job) -> list[list[int]]:
     return seen
 
 
-def train_as_a_rank(folder: Path, row_file: Path, name: str, trouble: str) -> None:
+def train_as_a_rank(folder: Path, row_file: Path, name: str, trouble: str, steps: int) -> None:
     with launched(folder / name, os.environ) as (group, deadline, _):
-        job = make_ranks_job(group, row_file)
-        if group.rank == 1:
+        job = make_ranks_job(group, row_file, trouble, steps)
+        if group.rank == min(1, group.world_size - 1):
             trouble_in_the_third_step(job, trouble)
         seen = remember_rows(job)
         first = group.is_first
         journal = Journal(folder / f"{name}.jsonl") if first else SilentJournal()
-        store = CheckpointStore(folder / name, "f" * 64, keep=2, read_only=not first)
+        store = make_store(folder / name, group, int(group.from_first(time.time_ns() // 1000)))
         try:
             train(job, store, journal, deadline)
         finally:
@@ -95,10 +104,10 @@ def train_as_a_rank(folder: Path, row_file: Path, name: str, trouble: str) -> No
             (folder / f"{name}-{group.rank}.json").write_text(json.dumps(seen))
 
 
-def exit_code_of_a_rank(folder: Path, row_file: Path, name: str, trouble: str) -> int:
+def exit_code_of_a_rank(*training: Any) -> int:
     """Ends as nanochat.cli.main does."""
     try:
-        train_as_a_rank(folder, row_file, name, trouble)
+        train_as_a_rank(*training)
     except NanochatError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -112,7 +121,7 @@ def exit_code_of_a_rank(folder: Path, row_file: Path, name: str, trouble: str) -
 
 def start(folder: Path, row_file: Path, spec: str, rank: int) -> int:
     """Forks a rank; returns its process id. A fork saves importing torch for each of them."""
-    name, ranks, job_id, trouble = spec.split(":")
+    name, ranks, job_id, trouble, steps = spec.split(":")
     process = os.fork()
     if process:
         return process
@@ -127,7 +136,7 @@ def start(folder: Path, row_file: Path, spec: str, rank: int) -> int:
     errors = os.open(folder / f"{name}-{rank}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(errors, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    code = exit_code_of_a_rank(folder, row_file, name, trouble)
+    code = exit_code_of_a_rank(folder, row_file, name, trouble, int(steps))
     sys.stderr.flush()
     os._exit(code)
 

@@ -1,105 +1,272 @@
-"""Checkpoints are whole, verified, and never the last good one is lost."""
+"""What was saved comes back bit for bit, on any number of ranks; a save is whole or is none."""
 
+import hashlib
+import itertools
 import json
 import os
-import signal
-import subprocess
-import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_checkpoints import (
+    FILES_OF_TWO,
+    IDENTITY,
+    KEEP_ALL,
+    PARTS_OF_TWO,
+    assert_holds,
+    assert_same_bits,
+    harm,
+    newest,
+    save,
+    store_at,
+    tensors_of,
+    write_parts,
+)
 
-from nanochat.errors import DiskError
-from nanochat.train.checkpoints import CheckpointStore
-
-TENSORS = {
-    "model": {"w": torch.arange(6, dtype=torch.float32), "e": torch.ones(3, dtype=torch.bfloat16)},
-    "optimizer": {"m": torch.arange(4, dtype=torch.float32)},
-}
+from nanochat.errors import DamagedArtefact, DiskError, StoppedEarly
+from nanochat.files import fingerprint
+from nanochat.train.checkpoint_file import write_tensors_hashed
+from nanochat.train.checkpoints import CheckpointStore, Identity, Retention
+from nanochat.train.parts import Piece
 
 
-def store_with(folder: Path, *steps: int, keep: int = 3) -> CheckpointStore:
-    store = CheckpointStore(folder, "f" * 64, keep)
-    for step in steps:
-        store.save(step, TENSORS, {"step": step})
-    return store
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path, world_size: int) -> None:
+    store = store_at(tmp_path, world_size=world_size)
+    size = save(store, 5)
+    assert_holds(newest(store_at(tmp_path)), 5)
+    assert size == sum(file.stat().st_size for file in store.path(5).iterdir())
+    assert store.open(5).world_size == world_size
 
 
-def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    store_with(tmp_path, 5)
-    loaded = store_with(tmp_path).newest()
-    assert loaded is not None
-    assert (loaded.step, loaded.loop_state) == (5, {"step": 5})
-    for part, named in TENSORS.items():
+@pytest.mark.parametrize("written_by", [1, 2, 3, 4])
+@pytest.mark.parametrize("read_by", [1, 2, 3, 4])
+def test_any_number_of_ranks_reads_the_rows_it_needs(
+    tmp_path: Path, written_by: int, read_by: int
+) -> None:
+    save(store_at(tmp_path, world_size=written_by), 5)
+    checkpoint = store_at(tmp_path, world_size=read_by).open(5)
+    for part, named in tensors_of(5).items():
         for name, tensor in named.items():
-            assert loaded.tensors[part][name].dtype == tensor.dtype
-            assert torch.equal(loaded.tensors[part][name], tensor)
+            if tensor.dim() == 0:
+                continue
+            edges = [len(tensor) * rank // read_by for rank in range(read_by + 1)]
+            for start, stop in itertools.pairwise(edges):
+                rows = checkpoint.rows(part, name, start, stop)
+                assert_same_bits(rows, tensor[start:stop], name)
 
 
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    assert store_with(tmp_path, 1, 2, 3, 4, keep=2).steps() == [3, 4]
+def test_a_rank_without_rows_writes_no_file_of_them(tmp_path: Path) -> None:
+    assert store_at(tmp_path, rank=1, world_size=2).write_part(5, {"model": {}}) == 0
+    piece = Piece(torch.ones(3))
+    store = store_at(tmp_path, world_size=2)
+    store.write_part(5, {"model": {"w": piece}})
+    store.commit(5, {})
+    assert sorted(os.listdir(store.path(5))) == ["manifest.json", "model-000-of-002.safetensors"]
+
+
+def test_the_files_are_what_the_library_reads(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    save(store, 5)
+    for part, named in tensors_of(5).items():
+        loaded = load_file(store.path(5) / f"{part}-000-of-001.safetensors")
+        assert set(loaded) == {name for name in named if name != "no_rows"}
+        for name, tensor in loaded.items():
+            assert_same_bits(tensor, named[name], name)
+
+
+def test_each_tensor_begins_at_a_multiple_of_its_width(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(3, dtype=torch.bool), "b": torch.ones(1), "c": torch.ones(5).half()}
+    write_tensors_hashed(tmp_path / "file", tensors)
+    content = (tmp_path / "file").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    offsets = {name: entry["data_offsets"][0] for name, entry in header.items()}
+    assert (length % 8, offsets) == (0, {"b": 0, "c": 4, "a": 14})
+
+
+def test_rows_outlive_the_checkpoint_they_were_read_from(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    save(store, 5)
+    rows = store.open(5).rows("model", "long")
+    file = store.path(5) / "model-000-of-001.safetensors"
+    file.write_bytes(b"\xff" * file.stat().st_size)
+    assert_same_bits(rows, tensors_of(5)["model"]["long"], "long")
 
 
 def test_another_training_has_its_own_checkpoints(tmp_path: Path) -> None:
-    store_with(tmp_path, 5)
-    assert CheckpointStore(tmp_path, "0" * 64, 2).newest() is None
-    assert store_with(tmp_path).newest() is not None
+    save(store_at(tmp_path), 5)
+    assert newest(store_at(tmp_path, identity=Identity("0" * 64, {}))) is None
+    assert newest(store_at(tmp_path)) is not None
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "manifest.json"])
-@pytest.mark.parametrize("harm", ["flip", "halve", "empty", "delete"])
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
-    tmp_path: Path, file: str, harm: str, capsys: pytest.CaptureFixture[str]
+def test_a_training_whose_fingerprint_begins_alike_is_not_taken_for_this_one(
+    tmp_path: Path,
 ) -> None:
-    store = store_with(tmp_path, 5, 6)
-    path = store.path(6) / file
-    content = bytearray(path.read_bytes())
-    if harm == "flip":
-        content[len(content) // 2] ^= 0x40
-        path.write_bytes(content)
-    elif harm == "delete":
-        path.unlink()
-    else:
-        path.write_bytes(content[: len(content) // 2 if harm == "halve" else 0])
-    loaded = store.newest()
-    assert loaded is not None and loaded.step == 5
-    assert store.steps() == [5]
-    assert len(list(store.folder.glob("damaged-step-000006-*"))) == 1
-    assert "set aside" in capsys.readouterr().err
+    save(store_at(tmp_path), 5)
+    other = store_at(tmp_path, identity=Identity("f" * 16 + "0" * 48, {}))
+    with pytest.raises(DamagedArtefact, match="another one's manifest"):
+        other.verify(5)
 
 
-def test_a_manifest_of_another_step_is_not_believed(tmp_path: Path) -> None:
-    store = store_with(tmp_path, 5, 6)
-    manifest = json.loads((store.path(6) / "manifest.json").read_text())
-    (store.path(6) / "manifest.json").write_text(json.dumps({**manifest, "step": 7}))
-    loaded = store.newest()
-    assert loaded is not None and loaded.step == 5
+def test_the_manifest_says_what_determined_the_training(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    save(store, 5, score=1.25)
+    manifest = json.loads((store.path(5) / "manifest.json").read_text())
+    assert (manifest["identity"], manifest["score"]) == (IDENTITY.parts, 1.25)
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint(small_disk: Path) -> None:
-    store = store_with(small_disk, 5)
-    large = {"model": {"w": torch.zeros(2_000_000)}}
-    with pytest.raises(DiskError, match="the disk is full"):
-        store.save(6, large, {})
-    assert store.steps() == [5]
-    assert store.newest() is not None
-    store.save(7, TENSORS, {"step": 7})
-    assert store.steps() == [5, 7]
+def test_a_score_that_is_no_number_is_none(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    save(store, 5, score=float("nan"))
+    assert store.open(5).manifest["score"] is None
 
 
-def test_a_process_killed_while_saving_leaves_whole_checkpoints_only(tmp_path: Path) -> None:
-    store_with(tmp_path, 5)
-    script = (
-        "import os, signal, sys, torch; from pathlib import Path\n"
-        "from nanochat.train import checkpoints\n"
-        "store = checkpoints.CheckpointStore(Path(sys.argv[1]), 'f' * 64, 3)\n"
-        "checkpoints.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store.save(6, {'model': {'w': torch.zeros(9)}}, {})\n"
+def test_latest_names_the_newest_and_its_manifest(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    for step in (5, 6):
+        save(store, step)
+    latest = json.loads((store.folder / "LATEST.json").read_text())
+    digest = hashlib.sha256((store.path(6) / "manifest.json").read_bytes()).hexdigest()
+    assert latest == {"step": 6, "folder": "step-000006", "manifest_sha256": digest}
+
+
+# --- a save -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "said"), [(1, "row 1 is there twice"), (3, "row 2 is there in no file")]
+)
+def test_rows_that_are_written_twice_or_by_nobody_make_no_checkpoint(
+    tmp_path: Path, start: int, said: str
+) -> None:
+    store = store_at(tmp_path, world_size=2)
+    store.write_part(5, {"model": {"w": Piece(torch.zeros(2), 0, start + 3)}})
+    second = store_at(tmp_path, rank=1, world_size=2)
+    second.write_part(5, {"model": {"w": Piece(torch.zeros(3), start, start + 3)}})
+    with pytest.raises(DamagedArtefact, match=said):
+        store.commit(5, {})
+    assert store.steps() == []
+
+
+def test_ranks_that_do_not_agree_on_a_tensor_make_no_checkpoint(tmp_path: Path) -> None:
+    store = store_at(tmp_path, world_size=2)
+    store.write_part(5, {"model": {"w": Piece(torch.zeros(2), 0, 4)}})
+    second = store_at(tmp_path, rank=1, world_size=2)
+    second.write_part(5, {"model": {"w": Piece(torch.zeros(2).bfloat16(), 2, 4)}})
+    with pytest.raises(DamagedArtefact, match=r"float32 \[4\] on one rank and bfloat16 \[4\]"):
+        store.commit(5, {})
+
+
+def test_a_part_that_never_came_makes_no_checkpoint(tmp_path: Path) -> None:
+    write_parts(tmp_path, 5, world_size=3, ranks=range(2))
+    store = store_at(tmp_path, world_size=3)
+    with pytest.raises(DiskError, match=r"rank-002-of-003\.json has vanished"):
+        store.commit(5, {})
+    assert store.steps() == []
+
+
+def test_a_part_that_rank_0_sees_shorter_makes_no_checkpoint(tmp_path: Path) -> None:
+    store = store_at(tmp_path, world_size=2)
+    write_parts(tmp_path, 5, world_size=2)
+    (file,) = store.folder.glob(".tmp-*/model-001-of-002.safetensors")
+    harm(file, "halve")
+    with pytest.raises(DiskError, match="of the 298 bytes that were written to it"):
+        store.commit(5, {})
+
+
+def test_a_second_attempt_at_a_step_replaces_the_first(tmp_path: Path) -> None:
+    write_parts(tmp_path, 5, world_size=3, attempt=1)  # never committed
+    stale = store_at(tmp_path, world_size=2, attempt=2)
+    stale.write_part(
+        5, {"model": {"long": Piece(torch.zeros(7))}, "old": {"x": Piece(torch.ones(1))}}
     )
-    process = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=120)
-    assert process.returncode == -signal.SIGKILL
-    assert any(name.startswith(".tmp-") for name in os.listdir(tmp_path / ("f" * 16)))
-    store = store_with(tmp_path)
-    assert store.steps() == [5]
-    assert os.listdir(store.folder) == ["step-000005"]
+    store = store_at(tmp_path, world_size=2, attempt=2)
+    save(store, 5)
+    save(store, 5)
+    assert sorted(os.listdir(store.path(5))) == sorted(FILES_OF_TWO)
+    assert_holds(newest(store), 5)
+    assert len(store.leftovers()) == 1  # of attempt 1
+    store.clean()
+    assert sorted(os.listdir(store.folder)) == ["LATEST.json", "step-000005"]
+
+
+def test_ranks_write_at_the_same_time(tmp_path: Path) -> None:
+    threads = [
+        threading.Thread(target=write_parts, args=(tmp_path, 5, 8, range(rank, rank + 1)))
+        for rank in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store = store_at(tmp_path, world_size=8)
+    store.commit(5, {"step": 5})
+    assert_holds(newest(store), 5)
+
+
+def test_nothing_gets_its_name_before_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: (done.append(("fsync", os.readlink(f"/proc/self/fd/{fd}"))), fsync(fd)),
+    )
+    monkeypatch.setattr(os, "rename", lambda *a: (done.append(("rename", str(a[1]))), rename(*a)))
+    store = store_at(tmp_path, world_size=2)
+    save(store, 5)
+    named = done.index(("rename", str(store.path(5))))
+    synced = [Path(path).name for event, path in done[:named] if event == "fsync"]
+    assert set(PARTS_OF_TWO) <= set(synced)
+    assert any(name.startswith(".tmp-manifest.json") for name in synced)
+    assert synced[-1] == ".tmp-step-000005-0"
+    assert done[named + 1] == ("fsync", str(store.folder))
+
+
+def test_who_has_lost_the_folder_commits_and_deletes_nothing(tmp_path: Path) -> None:
+    for step in (4, 5):
+        save(store_at(tmp_path), step)
+    store = store_at(tmp_path, Retention(last=1), may_write=lambda: False)
+    with pytest.raises(StoppedEarly, match=r"another process has taken over .* was not saved"):
+        save(store, 6)
+    assert store.prune() == []
+    assert store.steps() == [4, 5]
+
+
+def test_who_loses_the_folder_during_a_commit_commits_nothing(tmp_path: Path) -> None:
+    answers = iter([True, False])
+    store = store_at(tmp_path, may_write=lambda: next(answers))
+    with pytest.raises(StoppedEarly):
+        save(store, 6)
+    assert store.steps() == []
+
+
+def test_who_comes_later_cleans_away_what_the_one_before_was_writing(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    save(store, 5)
+    write_parts(tmp_path, 5)
+    store_at(tmp_path).clean()
+    with pytest.raises(DiskError, match="vanished"):
+        store.commit(5, {"step": 5})
+    assert_holds(newest(store), 5)
+
+
+def test_what_is_not_pickled_json_or_a_known_dtype_does_not_get_in(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, IDENTITY, KEEP_ALL)
+    with pytest.raises(KeyError):
+        store.write_part(5, {"model": {"w": Piece(torch.zeros(2, dtype=torch.complex64))}})
+    store.abandon(5)
+    assert os.listdir(store.folder) == []
+
+
+def test_the_manifests_digest_is_that_of_its_canonical_json(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    save(store, 5)
+    manifest = json.loads((store.path(5) / "manifest.json").read_text())
+    digest = manifest.pop("sha256")
+    assert digest == fingerprint(manifest)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import STEPS, assert_same_bits, make_job, run
+from tiny_training import STEPS, assert_same_bits, make_job, make_store, run
 
 from nanochat.errors import NoProgress, StoppedEarly
 from nanochat.hpc.deadline import Deadline, JobNow
@@ -17,7 +17,6 @@ from nanochat.hpc.slurm_variables import OwnJob
 from nanochat.track.journal import read_events
 from nanochat.train import leaving
 from nanochat.train.boundary import DEADLINE, Boundary
-from nanochat.train.checkpoints import CheckpointStore
 from nanochat.train.job import Job, LoopState
 from nanochat.train.launch import launched
 from nanochat.train.stop import StopFlag
@@ -103,7 +102,7 @@ def test_training_saves_and_requeues_its_job_before_the_limit_and_the_job_contin
     assert caught.value.exit_code == 75
     assert sentence in capsys.readouterr().out
     assert told.read_text() == "requeue 17\n"
-    assert CheckpointStore(tmp_path / "run", "f" * 64, keep=2).steps() == [3]
+    assert make_store(tmp_path / "run").steps() == [3]
     (stop,) = events(tmp_path, "stop")
     assert (stop["step"], stop["reason"], stop["requeued"]) == (3, DEADLINE, True)
     clock.now = 0.0
@@ -144,7 +143,7 @@ def test_a_limit_without_a_step_is_not_tried_again(
         run(make_job(row_file), tmp_path, deadline=deadline)
     assert caught.value.exit_code == 2
     assert not told.exists()
-    assert CheckpointStore(tmp_path / "run", "f" * 64, keep=2).steps() == []
+    assert make_store(tmp_path / "run").steps() == []
 
 
 def test_the_time_for_two_steps_and_two_saves_is_kept_free(
@@ -155,7 +154,7 @@ def test_the_time_for_two_steps_and_two_saves_is_kept_free(
     boundary.took("step", 50.0)
     boundary.took("step", 20.0)
     boundary.took("validation", 60.0)
-    boundary.saved(LoopState(step=1), 30.0)
+    boundary.saved(1, 30.0)
     for left, near, room in ((281, False, False), (279, True, False), (341, False, True)):
         clock.now = LIMIT - left
         agreed = boundary.agree(LoopState(step=2), 1)
@@ -224,7 +223,7 @@ def test_a_job_that_runs_elsewhere_by_now_is_left_without_writing_anything(
     job = in_step(make_job(row_file, save_every_minutes=0), 3, answer(deadline, "RUNNING", 1))
     with pytest.raises(StoppedEarly, match="nothing was saved"):
         run(job, tmp_path, deadline=deadline)
-    assert CheckpointStore(tmp_path / "run", "f" * 64, keep=2).steps() == [1, 2]
+    assert make_store(tmp_path / "run").steps() == [1, 2]
     assert events(tmp_path, "stop") == []
 
 
@@ -234,5 +233,5 @@ def test_a_job_whose_node_slurm_has_given_up_saves_nothing(
     job = in_step(make_job(row_file, save_every_minutes=0), 3, answer(deadline, "NODE_FAIL", 0))
     with pytest.raises(StoppedEarly, match="nothing was saved"):
         run(job, tmp_path, deadline=deadline)
-    assert CheckpointStore(tmp_path / "run", "f" * 64, keep=2).steps() == [1, 2]
+    assert make_store(tmp_path / "run").steps() == [1, 2]
     assert [event["reason"] for event in events(tmp_path, "stop")] == ["superseded"]

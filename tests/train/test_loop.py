@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import STEPS, assert_same_bits, make_job, run, state_of
+from tiny_training import STEPS, assert_same_bits, make_job, make_store, run, state_of
 
 from nanochat.errors import StoppedEarly, TrainingDiverged
 from nanochat.track.journal import read_events
-from nanochat.train.checkpoints import CheckpointStore
 
 
 class Killed(BaseException):
@@ -89,14 +88,14 @@ def test_a_failing_evaluation_costs_no_checkpoint(row_file: Path, tmp_path: Path
         job = make_job(row_file, validate=fail, validate_every_steps=interval)
         with pytest.raises(ZeroDivisionError):
             run(job, tmp_path, name)
-        assert CheckpointStore(tmp_path / name, "f" * 64, keep=2).steps()[-1] == saved
+        assert make_store(tmp_path / name).steps()[-1] == saved
 
 
 @pytest.mark.parametrize("poisoned", ["loss", "gradient"])
 def test_a_number_that_is_not_finite_stops_before_the_update(
     row_file: Path, tmp_path: Path, poisoned: str
 ) -> None:
-    job = make_job(row_file)
+    job = make_job(row_file, on_nonfinite="stop")
     honest = job.model.loss_sum
     before: dict[str, torch.Tensor] = {}
     calls = 0
@@ -119,7 +118,7 @@ def test_a_number_that_is_not_finite_stops_before_the_update(
     assert caught.value.exit_code == 77
     for name, tensor in state_of(job).items():
         assert torch.equal(tensor, before[name]), name
-    assert CheckpointStore(tmp_path / "run", "f" * 64, keep=2).steps()[-1] == 3
+    assert make_store(tmp_path / "run").steps()[-1] == 3
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import assert_same_tensors, write_row_file
+from tiny_training import STEPS, assert_same_tensors, make_store, write_row_file
 
 from nanochat.hpc.ranks import FIRST_PORT, PORTS
 from nanochat.track.journal import read_events
@@ -47,11 +48,11 @@ def free_job_ids() -> Iterator[int]:
 
 
 def launch(folder: Path, row_file: Path, *trainings: str) -> list[list[Ended]]:
-    """Runs trainings `name:ranks:trouble`, one after the other; how each of their ranks ended."""
-    split = [training.split(":") for training in trainings]
+    """Runs trainings `name:ranks:trouble[:steps]`, one after the other; how each rank ended."""
+    split = [f"{training}:{STEPS}".split(":")[:4] for training in trainings]
     specs = [
-        f"{name}:{ranks}:{job_id}:{trouble}"
-        for (name, ranks, trouble), job_id in zip(split, free_job_ids(), strict=False)
+        f"{name}:{ranks}:{job_id}:{trouble}:{steps}"
+        for (name, ranks, trouble, steps), job_id in zip(split, free_job_ids(), strict=False)
     ]
     command = [sys.executable, str(SCRIPT), str(folder), str(row_file), *specs]
     # no SLURM to ask, and no GPU: one GPU cannot serve two ranks
@@ -66,7 +67,7 @@ def launch(folder: Path, row_file: Path, *trainings: str) -> list[list[Ended]]:
             Ended(code, (folder / f"{name}-{rank}.err").read_text())
             for rank, code in enumerate(codes_of_ranks)
         ]
-        for (name, _, _), codes_of_ranks in zip(split, codes, strict=True)
+        for (name, *_), codes_of_ranks in zip(split, codes, strict=True)
     ]
 
 
@@ -82,14 +83,21 @@ def weights(folder: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
     return load_file(folder / f"{name}-{rank}.safetensors")
 
 
+def only_weights(folder: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
+    """Without the moments, which each rank has of what it owns."""
+    found = weights(folder, name, rank).items()
+    return {name: tensor for name, tensor in found if not name.startswith("optimizer.")}
+
+
 def told(folder: Path, name: str, event: str, value: str) -> list[float]:
     events = read_events(folder / f"{name}.jsonl")
     return [seen[value] for seen in events if seen["event"] == event]
 
 
-def rows_by_step(folder: Path, ranks: int) -> list[list[int]]:
+def rows_by_step(folder: Path, ranks: int, name: str = "") -> list[list[int]]:
     """The row numbers of each step, those of rank 0 first."""
-    of_ranks = [json.loads((folder / f"on{ranks}-{n}.json").read_text()) for n in range(ranks)]
+    name = name or f"on{ranks}"
+    of_ranks = [json.loads((folder / f"{name}-{n}.json").read_text()) for n in range(ranks)]
     return [list(chain(*shares)) for shares in zip(*of_ranks, strict=True)]
 
 
@@ -97,8 +105,19 @@ def test_all_ranks_end_with_the_same_bits(straight: dict[int, list[Ended]], fold
     for ranks, ended in straight.items():
         assert [rank.code for rank in ended] == [0] * ranks, ended
         for rank in range(1, ranks):
-            first, other = (weights(folder, f"on{ranks}", n) for n in (0, rank))
+            first, other = (only_weights(folder, f"on{ranks}", n) for n in (0, rank))
             assert_same_tensors(first, other)
+
+
+def test_each_moment_has_one_owner(straight: dict[int, list[Ended]], folder: Path) -> None:
+    whole = {name for name in weights(folder, "on1", 0) if name.startswith("optimizer.")}
+    for ranks in straight:
+        parts = [weights(folder, f"on{ranks}", rank) for rank in range(ranks)]
+        owned = [{n: t for n, t in part.items() if n.startswith("optimizer.")} for part in parts]
+        assert set().union(*owned) == whole
+        cells = [sum(tensor.numel() for tensor in of_rank.values()) for of_rank in owned]
+        assert sum(cells) == sum(weights(folder, "on1", 0)[name].numel() for name in whole)
+        assert max(cells) < 1.5 * min(cells), "the ranks hold about as much each"
 
 
 def test_any_number_of_ranks_trains_on_the_same_rows_to_the_same_loss(
@@ -124,7 +143,7 @@ def test_a_signal_to_one_rank_stops_all_after_one_save_and_they_resume_to_the_sa
     straight: dict[int, list[Ended]], folder: Path, row_file: Path
 ) -> None:
     (stopped,) = launch(folder, row_file, "resumed:2:sigterm")
-    assert [rank.code for rank in stopped] == [75, 75]
+    assert [rank.code for rank in stopped] == [76, 76], "inside a job, it is preemption"
     assert "SIGTERM stopped base training after step 3 of 6" in stopped[0].error
     assert "SIGTERM" not in stopped[1].error, "rank 0 has said it"
     assert told(folder, "resumed", "checkpoint", "step") == [3]
@@ -142,9 +161,19 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_the_update(
     (ended,) = launch(folder, row_file, "diverged:2:nan")
     assert [rank.code for rank in ended] == [77, 77]
     assert "step 3: the loss is nan" in ended[0].error
-    assert told(folder, "diverged", "step", "step") == [1, 2]
-    assert_same_tensors(weights(folder, "diverged", 0), weights(folder, "diverged", 1))
+    assert told(folder, "diverged", "step", "step") == [1, 2, 3], "the third without an update"
+    assert_same_tensors(only_weights(folder, "diverged", 0), only_weights(folder, "diverged", 1))
     assert all(value.isfinite().all() for value in weights(folder, "diverged", 0).values())
+
+
+def test_a_step_that_is_not_finite_on_one_rank_is_left_out_by_all(
+    folder: Path, row_file: Path
+) -> None:
+    (ended,) = launch(folder, row_file, "skipped:2:skip")
+    assert [rank.code for rank in ended] == [0, 0], ended
+    steps = [e for e in read_events(folder / "skipped.jsonl") if e["event"] == "step"]
+    assert [event.get("skipped", False) for event in steps] == [False] * 2 + [True] + [False] * 3
+    assert_same_tensors(only_weights(folder, "skipped", 0), only_weights(folder, "skipped", 1))
 
 
 def test_a_rank_that_dies_ends_the_others_in_one_sentence(folder: Path, row_file: Path) -> None:
@@ -153,3 +182,46 @@ def test_a_rank_that_dies_ends_the_others_in_one_sentence(folder: Path, row_file
     assert first.code == 75
     assert "rank 0 of 2 lost the others" in first.error
     assert "Traceback" not in first.error
+
+
+def test_a_training_that_moves_from_1_to_2_to_4_to_3_ranks_sees_the_batches_of_an_undisturbed_one(
+    folder: Path, row_file: Path
+) -> None:
+    steps, seen, ends = 12, [], []
+    launch(folder, row_file, f"still:1:none:{steps}")
+    for ranks in (1, 2, 4, 3):
+        trouble = "none" if ranks == 3 else "sigterm"
+        (ended,) = launch(folder, row_file, f"moving:{ranks}:{trouble}:{steps}")
+        assert {rank.code for rank in ended} == {0 if ranks == 3 else 76}, ended
+        made = told(folder, "moving", "step", "step")
+        here = rows_by_step(folder, ranks, "moving")
+        seen += here[: len(made) - len(seen)]  # without what was read in advance
+        ends.append(len(made))
+    assert ends[0] < ends[1] < ends[2] < ends[3] == steps, "each of them made steps"
+    hashes = [
+        [sha256(json.dumps(rows).encode()).hexdigest() for rows in each]
+        for each in (seen, rows_by_step(folder, 1, "still"))
+    ]
+    assert hashes[0] == hashes[1]
+    assert told(folder, "moving", "start", "world_size") == [1, 2, 4, 3]
+    losses = told(folder, "still", "step", "loss")
+    assert told(folder, "moving", "step", "loss") == pytest.approx(losses, rel=1e-4)
+
+
+def test_a_file_that_one_rank_finds_damaged_is_damaged_for_all(
+    folder: Path, row_file: Path
+) -> None:
+    launch(folder, row_file, "damaged:2:sigterm")
+    launch(folder, row_file, "damaged:2:sigterm")
+    store = make_store(folder / "damaged")
+    older, newer = store.steps()
+    file = store.path(newer) / "optimizer-001-of-002.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    (ended,) = launch(folder, row_file, "damaged:2:none")
+    assert [rank.code for rank in ended] == [0, 0], ended
+    assert told(folder, "damaged", "start", "step") == [0, older, older]
+    assert "damaged-step" in ended[0].error
+    for rank in (0, 1):
+        assert_same_tensors(weights(folder, "on2", rank), weights(folder, "damaged", rank))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from nanochat.model.gpt_config import GPTConfig
 from nanochat.model.optimizer import MuonAdamW
 from nanochat.settings import OperationSettings
 from nanochat.track.journal import Journal
-from nanochat.train.checkpoints import CheckpointStore
+from nanochat.train.checkpoints import CheckpointStore, Identity, Retention
+from nanochat.train.distributed import RankGroup
 from nanochat.train.job import Job, Multipliers, TrainingResult
 from nanochat.train.loop import train
+from nanochat.train.watchdog import Section
 
 STEPS = 6
 SHAPE = GPTConfig.from_depth(2, vocab_size=64, sequence_len=16, aspect_ratio=16, head_dim=16)
@@ -37,14 +40,23 @@ def make_job(
     save_every_minutes: float = 0.0,
     validate: Callable[[], float] = lambda: 2.0,
     validate_every_steps: int = 2,
+    group: RankGroup | None = None,
+    enter: Callable[[Section, int], None] = lambda section, step: None,
+    remember_rows: Callable[[int], None] = lambda rows: None,
+    switches: Path | None = None,
+    **operation: Any,
 ) -> Job:
+    """`operation` are further keys of the config's section."""
+    group = group or RankGroup()
     model = GPT(SHAPE, torch.float32)
     model.init_weights(1)
     return Job(
         stage="base",
         training="f" * 16,
         model=model,
-        optimizer=MuonAdamW(model, lr_scale=0.1, weight_decay=0.1),
+        optimizer=MuonAdamW(
+            model, lr_scale=0.1, weight_decay=0.1, rank=group.rank, world_size=group.world_size
+        ),
         loader=RowLoader([row_file], rows_per_step=8, seed=3, bos_id=0),
         steps=STEPS,
         multipliers=lambda step: Multipliers(1.0 - step / STEPS, 0.9, 1.0),
@@ -54,19 +66,36 @@ def make_job(
             save_every_minutes=save_every_minutes,
             validate_every_steps=validate_every_steps,
             compile="off",
+            **operation,
         ),
+        group=group,
+        device_rows=device_rows,
         flops_per_token=1e6,
         peak_flops=1e12,
+        enter=enter,
+        remember_rows=remember_rows,
+        switches=switches,
+    )
+
+
+def make_store(
+    folder: Path, group: RankGroup | None = None, attempt: int = 0, keep: int = 2
+) -> CheckpointStore:
+    """The checkpoints of these trainings in `folder`."""
+    group = group or RankGroup()
+    identity = Identity("f" * 64, {})
+    return CheckpointStore(
+        folder, identity, Retention(keep), group.rank, group.world_size, attempt=attempt
     )
 
 
 def run(
-    job: Job, folder: Path, name: str = "run", deadline: Deadline | None = None
+    job: Job, folder: Path, name: str = "run", deadline: Deadline | None = None, keep: int = 2
 ) -> TrainingResult:
     """Trains into `folder`: checkpoints in `name`, the journal beside it."""
     journal = Journal(folder / f"{name}.jsonl")
     try:
-        return train(job, CheckpointStore(folder / name, "f" * 64, keep=2), journal, deadline)
+        return train(job, make_store(folder / name, keep=keep), journal, deadline)
     finally:
         journal.close()
 

@@ -7,12 +7,15 @@ SLURM keeps an exit code and a log that the next attempt overwrites; the sentenc
 Reads and writes <folder>/<job id>.json.
 """
 
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nanochat.errors import DamagedArtefact, MissingArtefact, StoppedEarly
+from nanochat.errors import DamagedArtefact, DiskError, MissingArtefact, StoppedEarly
 from nanochat.files import read_json, write_json
+from nanochat.hpc.slurm_variables import job_id
 
 RANKS_END_WITHIN_SECONDS = 60.0
 
@@ -26,6 +29,18 @@ class Outcome:
     exit_code: int
     sentence: str
     time: float
+
+
+def leave_outcome(
+    environment: Mapping[str, str], command: str, exit_code: int, sentence: str
+) -> None:
+    """In a SLURM job of the workflow: files how its command ended, for status and executor."""
+    folder, job = environment.get("NANOCHAT_OUTCOMES"), job_id(environment)
+    if folder and job:
+        try:
+            write_outcome(Path(folder), job, command, exit_code, sentence)
+        except DiskError as exc:  # must not hide why the command ended
+            print(f"the outcome was not filed: {exc}", file=sys.stderr)
 
 
 def write_outcome(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from nanochat.hpc.alerts import alerts_of
+
 STEPS_AVERAGED = 50
 
 
@@ -28,13 +30,20 @@ class Progress:
     last: datetime
     """Time of its last event."""
     saved: bool
-    """True where the last thing it did was to save a checkpoint, or to stop after one."""
+    """True where the last thing it did was to save a checkpoint of its last step, or to stop. A
+    checkpoint is journaled when it is whole, which may be some steps after its own."""
     stopped: str = ""
     """Why it stopped, where that is the last thing it journaled."""
+    alerts: tuple[str, ...] = ()
+    """What a person should know of it while it runs, a phrase each."""
 
     def standing(self) -> "Progress":
-        """The same of a training that is not running: no speed and no time left."""
-        return replace(self, tokens_per_second=None, eta_seconds=None)
+        """The same of a training that is not running: no speed, no time left and no alerts."""
+        return replace(self, tokens_per_second=None, eta_seconds=None, alerts=())
+
+    def alerting(self, words: str) -> "Progress":
+        """The same with one alert more."""
+        return replace(self, alerts=(*self.alerts, words))
 
 
 def progress_of(events: Sequence[Mapping[str, Any]], stage: str) -> Progress | None:
@@ -57,8 +66,9 @@ def progress_of(events: Sequence[Mapping[str, Any]], stage: str) -> Progress | N
         eta_seconds=eta,
         began=_time(first),
         last=_time(last),
-        saved=last["event"] in ("checkpoint", "stop"),
+        saved=last["event"] == "stop" or (last["event"] == "checkpoint" and last["step"] >= step),
         stopped=str(last.get("reason", "stopped")) if last["event"] == "stop" else "",
+        alerts=alerts_of(attempt),
     )
 
 

@@ -3,12 +3,12 @@
     verdict("TIMEOUT", exit_code=None, progressed=True, failures_without_progress=0)
 
 Pure: how SLURM says it ended, the exit code its command left (hpc/outcomes.py), and whether its
-training got further than the attempt before.
+training got further than the attempt before. What a code means stands in errors.EXIT_CODES.
 """
 
 from typing import NamedTuple
 
-from nanochat.errors import StoppedEarly
+from nanochat.errors import EXIT_CODES
 
 GIVEN_UP: list[str] = []
 """A sentence for each job of this process's workflow that is not submitted again, for its end."""
@@ -33,7 +33,7 @@ def verdict(
     """
     if state == "CANCELLED":
         return Verdict(False, "it was cancelled: start the workflow again to continue")
-    if exit_code not in (None, 0, StoppedEarly.exit_code):
+    if exit_code is not None and _would_end_the_same(exit_code):
         return Verdict(False, "running it again would end the same way")
     if state in NOT_ITS_FAULT:
         return Verdict(True, "the cluster took its node")
@@ -44,3 +44,8 @@ def verdict(
     if failures_without_progress:
         return Verdict(False, "it failed twice without getting any further")
     return Verdict(True, "it may have been bad luck: once more")
+
+
+def _would_end_the_same(exit_code: int) -> bool:
+    """True as well for a code that nobody has given a meaning."""
+    return exit_code not in EXIT_CODES or EXIT_CODES[exit_code].again == "no"

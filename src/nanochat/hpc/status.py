@@ -3,8 +3,8 @@ failed or waiting, and why.
 
     rows = status_rows(road(config.disk, records), jobs, last_events(disk.journal), outcomes, now)
 
-Reads which files are there, and the ends of logs; SLURM's jobs, the journal's events and the jobs'
-outcomes are given. Writes nothing.
+Reads which files are there, and the ends of logs; SLURM's jobs, the journal's events, the ranks'
+heartbeats and the jobs' outcomes are given. Writes nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat.config import STAGES, TRAINING_RULES
-from nanochat.errors import StoppedEarly
+from nanochat.errors import Preempted, StoppedByHand, StoppedEarly
+from nanochat.hpc.alerts import standing_rank
 from nanochat.hpc.log_tail import last_error
 from nanochat.hpc.outcomes import Outcome
 from nanochat.hpc.progress_of import Progress, progress_of
@@ -26,6 +27,8 @@ from nanochat.registry import GENERATED
 State = Literal["done", "running", "queued", "interrupted", "failed", "waiting"]
 FRESH = timedelta(minutes=2)
 """Without SLURM, what left a sign of life this long ago is running."""
+STOPPED = tuple(kind.exit_code for kind in (StoppedEarly, Preempted, StoppedByHand))
+"""Exit codes of a training that left a checkpoint of its last step."""
 CLOCKS_DIFFER = timedelta(seconds=30)
 """Between a node's clock and the controller's, at most."""
 DOWNLOAD_RULES = (
@@ -128,9 +131,13 @@ def status_rows(
     events: Sequence[Mapping[str, Any]],
     outcomes: Mapping[str, Outcome],
     now: datetime,
+    heartbeats: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> list[StatusRow]:
-    """One row a step. `jobs` may hold several attempts under one id; `outcomes` is by job id."""
-    return [_row(step, [j for j in jobs if step.runs(j)], events, outcomes, now) for step in steps]
+    """One row a step. `jobs` may hold several attempts under one id; `outcomes` is by job id,
+    `heartbeats` by stage."""
+    rows = [_row(step, [j for j in jobs if step.runs(j)], events, outcomes, now) for step in steps]
+    beats = [(heartbeats or {}).get(step.stage or "", ()) for step in steps]
+    return [_with_rank(row, said, now) for row, said in zip(rows, beats, strict=True)]
 
 
 def _row(
@@ -211,7 +218,7 @@ def _failed_job(
     began = job.start or job.submit or _local(0)
     if outcome and _local(outcome.time) > began - CLOCKS_DIFFER:  # not of an attempt before
         said, code = outcome.sentence, f"{outcome.exit_code}:0"
-        stopped = outcome.exit_code == StoppedEarly.exit_code
+        stopped = outcome.exit_code in STOPPED
     ending = ending_in_words(job.state)
     return replace(
         row,
@@ -224,6 +231,14 @@ def _failed_job(
         exit_code=code,
         log=log,
     )
+
+
+def _with_rank(row: StatusRow, beats: Sequence[Mapping[str, Any]], now: datetime) -> StatusRow:
+    """With the rank that stands still, where one does."""
+    if row.state != "running" or row.progress is None:
+        return row
+    rank = standing_rank(beats, row.at or row.progress.began, now)
+    return replace(row, progress=row.progress.alerting(rank)) if rank else row
 
 
 def _standing(row: StatusRow) -> StatusRow:

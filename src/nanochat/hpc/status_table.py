@@ -1,4 +1,4 @@
-"""A run's status for people: a line or two a step, on a terminal in colour.
+"""A run's status for people: a few lines a step, on a terminal in colour.
 
 print_status(survey(...), Console())
 """
@@ -24,6 +24,8 @@ COLOURS = {
     "waiting": "dim",
 }
 BAR = 16
+ALERT = "! "
+ALERT_LINE = rf"(?m)^{ALERT}.*$"
 SHOWN_IDS = 3
 
 
@@ -40,8 +42,9 @@ def print_status(status: Status, console: Console) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for row in status.rows:
-        details = "\n".join(_details(row, status.at))
-        table.add_row(Text(row.step), Text(row.state, style=COLOURS[row.state]), Text(details))
+        details = Text("\n".join(_details(row, status.at)))
+        details.highlight_regex(ALERT_LINE, "yellow")
+        table.add_row(Text(row.step), Text(row.state, style=COLOURS[row.state]), details)
     console.print(table)
 
 
@@ -54,6 +57,7 @@ def _details(row: StatusRow, now: datetime) -> Iterator[str]:
         yield f"{_bar(row.files_done / row.files)} {row.files_done} of {row.files} files"
     if row.progress:
         yield _progress(row.progress)
+        yield from (f"{ALERT}{alert}" for alert in row.progress.alerts)
     if row.why:
         code = row.exit_code.removesuffix(":0")
         yield row.why + (f" (exit code {code})" if code not in ("", "0") else "")

@@ -12,7 +12,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from nanochat.config import STAGES
 from nanochat.errors import SlurmUnavailable
+from nanochat.hpc.alerts import heartbeats_in
 from nanochat.hpc.outcomes import read_outcome
 from nanochat.hpc.slurm import job_name, past_jobs, queued_jobs, slurm_is_here
 from nanochat.hpc.slurm_text import FAILED_STATES, SlurmJob
@@ -59,7 +61,9 @@ def survey(
         )
     failed = {job.id for job in jobs if job.state in FAILED_STATES}
     outcomes = {i: found for i in failed if (found := read_outcome(disk.outcomes, i))}
-    rows = status_rows(road(disk, shards, records, downloads), jobs, events, outcomes, now)
+    heartbeats = {stage: heartbeats_in(disk.heartbeats, stage) for stage in STAGES}
+    steps = road(disk, shards, records, downloads)
+    rows = status_rows(steps, jobs, events, outcomes, now, heartbeats)
     return Status(run, disk.base_dir, name, now, tuple(notices), tuple(rows))
 
 

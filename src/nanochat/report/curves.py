@@ -45,7 +45,8 @@ class Journal(Record):
 def load_journal(path: Path, trainings: dict[str, str]) -> Journal:
     """Reads the curves of each stage: of the training whose name in the journal is given.
 
-    Of a repeated (stage, step), as after a resume, the last line counts. A line that a killed
+    Of a repeated (stage, step), as after a resume, the last line counts; a step whose update was
+    skipped has no loss and is no point. A line that a killed
     writer left torn is counted as unreadable, and the report says so. Raises MissingArtefact
     without a journal, DamagedArtefact when a stage has no step or no validation in it.
     """
@@ -88,7 +89,7 @@ def _latest(
     latest: dict[str, dict[int, Point]] = {stage: {} for stage in trainings}
     try:
         for event in events:
-            if event["event"] == name:
+            if event["event"] == name and not event.get("skipped"):
                 point = kind.model_validate(event)
                 if trainings.get(point.stage) == point.training:
                     latest[point.stage][point.step] = point

@@ -1,6 +1,7 @@
-"""The report's pictures: the curves of training and the scores of the chat tasks.
+"""The report's pictures: the curves of training, the scores of the chat tasks, and the time.
 
-`draw_training(journal, evaluation, path)`, `draw_chat_scores(mid, sft, path)`.
+`draw_training(journal, evaluation, path)`, `draw_chat_scores(mid, sft, path)`,
+`draw_time(times, path)`.
 
 Take records and write one PNG file each; no window is opened.
 """
@@ -15,12 +16,24 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from nanochat.files import atomic_path
 from nanochat.report.curves import Journal
-from nanochat.report.records import BaseEvaluation, ChatEvaluation
+from nanochat.report.records import BaseEvaluation, ChatEvaluation, TimeSpent
+from nanochat.report.spent import PARTS
 
 STAGES = {"base": "base", "mid": "mid-training", "sft": "fine-tuning (SFT)"}
 WIDTHS = {"base": 2.2, "mid": 1.0, "sft": 1.0}
 COLOURS = {"base": "#2b6cb0", "mid": "#c05621", "sft": "#2f855a"}
 GREY = "#6b7280"
+TIME_COLOURS = {
+    "useful": "#2f855a",
+    "data": "#d69e2e",
+    "save": "#2b6cb0",
+    "evaluation": "#63b3ed",
+    "start": "#805ad5",
+    "lost": "#c53030",
+    "queue": "#a0aec0",
+    "other": "#4a5568",
+}
+LABELLED_FROM = 6.0  # percent of the wall time
 STYLES = ("--", ":", "-.")
 WINDOW = 0.04  # of a stage's steps on each side that the drawn average covers
 
@@ -100,6 +113,25 @@ def draw_chat_scores(mid: ChatEvaluation, sft: ChatEvaluation, path: Path) -> No
         axis.barh(0, 0, color=COLOURS[colour], label=label)
     axis.plot([], [], color="black", linewidth=2, label="chance")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    _save(figure, [axis], path)
+
+
+def draw_time(times: dict[str, TimeSpent], path: Path) -> None:
+    """Of each stage's wall time, the share of every part: a bar a stage."""
+    figure = Figure(figsize=(10, 1.4 + 0.55 * len(times)), layout="constrained")
+    axis = figure.subplots()
+    ends = [0.0] * len(times)
+    for part, colour in TIME_COLOURS.items():
+        shares = [100 * time.seconds[part] / max(time.wall, 1e-9) for time in times.values()]
+        bars = axis.barh(range(len(times)), shares, left=ends, color=colour, label=PARTS[part])
+        texts = [f"{share:.0f}" if share >= LABELLED_FROM else "" for share in shares]
+        axis.bar_label(bars, texts, label_type="center", color="white", fontsize=9)
+        ends = [end + share for end, share in zip(ends, shares, strict=True)]
+    axis.set_yticks(range(len(times)), [STAGES[stage] for stage in times])
+    axis.invert_yaxis()
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("wall time (%)")
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     _save(figure, [axis], path)
 
 

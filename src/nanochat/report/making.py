@@ -108,8 +108,8 @@ def provenance(records: Records) -> str:
         ["Host", *[source.host for source in sources]],
         ["Device", *[_device(source) for source in sources]],
         ["Job", *[source.job_id or ABSENT for source in sources]],
-        ["Started (UTC)", *[_moment(source.started) for source in sources]],
-        ["Finished (UTC)", *[_moment(source.finished) for source in sources]],
+        ["Started (UTC)", *[moment(source.started) for source in sources]],
+        ["Finished (UTC)", *[moment(source.finished) for source in sources]],
         ["nanochat, Python, torch", *[_versions(source) for source in sources]],
         ["Weights (SHA-256)", *[f"`{stage.weights_sha256[:16]}`" for stage in stages]],
     ]
@@ -132,7 +132,8 @@ def _versions(source: Provenance) -> str:
     return f"{source.nanochat}, {source.python}, {source.torch}"
 
 
-def _moment(seconds: float) -> str:
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as `2025-06-15 15:06:40`, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 

@@ -212,6 +212,34 @@ class ChatEvaluation(Record):
     transcript: list[Message]
 
 
+class Alert(Record):
+    """Events of one kind that a person should know of; time in seconds since 1970."""
+
+    kind: Literal["save_failed", "spike", "rollback", "out_of_memory", "hang"]
+    count: int
+    last: str
+    time: float
+
+
+class SaveAdvice(Record):
+    """How often a training should save."""
+
+    sentence: str
+
+
+class TimeSpent(Record):
+    """Where a training's wall-clock time went, in seconds by part; made from the journal."""
+
+    seconds: dict[str, float]
+    wall: float
+    goodput: float
+    attempts: int
+    failures: int
+    lost_steps: int
+    alerts: list[Alert]
+    advice: SaveAdvice | None
+
+
 class Records(Record):
     """Everything a report shows, but for the journal."""
 

@@ -7,47 +7,74 @@
 One JSON object a line, with `event` and `time` (seconds since 1970). A line is one write, so that a
 killed process leaves at most one torn line, at the end; the next writer starts a fresh line and
 readers pass over the torn one. After a resume, steps since the checkpoint are run again: the last
-line of a (stage, step) counts.
+line of a (stage, step) counts. While the disk takes nothing, lines wait in memory: a full disk must
+not end a training.
 """
 
 import json
 import mmap
 import os
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nanochat.errors import MissingArtefact
-from nanochat.files import disk_errors, make_directory
+from nanochat.files import DISK_TROUBLE, disk_errors, make_directory
 
 START_OF_START = b'{"event": "start",'
 
 
 class Journal:
-    """Appends events to a JSONL file."""
+    """Appends events to a JSONL file; several threads may."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._waiting = b""
+        self._is_blocked = False
+        self._lock = threading.Lock()
         make_directory(path.parent)
         with disk_errors(path):
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
             self._descriptor = os.open(path, flags, 0o644)
             if _ends_in_a_torn_line(path):
-                os.write(self._descriptor, b"\n")
+                self._waiting = b"\n"
 
     def write(self, event: str, **fields: Any) -> None:
         """Appends one event. A value JSON has no word for (NaN, infinity) raises ValueError."""
         line = json.dumps(
             {"event": event, "time": round(time.time(), 3), **fields}, allow_nan=False
         )
-        with disk_errors(self.path):
-            os.write(self._descriptor, line.encode() + b"\n")
+        with self._lock:
+            self._waiting += line.encode() + b"\n"
+            try:
+                self._append()
+                self._is_blocked = False
+            except OSError as exc:
+                if exc.errno not in DISK_TROUBLE:
+                    raise
+                self._warn(exc)
 
     def close(self) -> None:
-        """Makes what was written durable and closes the file."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        """Makes what was written durable and closes the file; raises DiskError where it is not."""
+        with self._lock, disk_errors(self.path):
+            try:
+                self._append()
+                os.fsync(self._descriptor)
+            finally:
+                os.close(self._descriptor)
+
+    def _append(self) -> None:
+        while self._waiting:
+            written = os.write(self._descriptor, self._waiting)
+            self._waiting = self._waiting[written:]
+
+    def _warn(self, exc: OSError) -> None:
+        if not self._is_blocked:
+            print(f"warning: {self.path} waits for the disk: {exc.strerror}", file=sys.stderr)
+        self._is_blocked = True
 
 
 class SilentJournal(Journal):

@@ -21,20 +21,27 @@ def provenance(started: float, gpu: str | None, job_id: str | None) -> dict[str,
 
     `gpu` is a device's name, `job_id` SLURM's; each None where there is none.
     """
-    commit, dirty = _git()
     return {
-        "commit": commit,
-        "dirty": dirty,
+        **code_version(),
         "host": platform.node(),
         "cpu": _processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "gpu": gpu,
-        "torch": version("torch"),
         "python": platform.python_version(),
-        "nanochat": version("nanochat-slurm"),
         "job_id": job_id,
         "started": round(started, 1),
         "finished": round(time.time(), 1),
+    }
+
+
+def code_version() -> dict[str, Any]:
+    """What code runs: versions of this package and of torch, commit, and whether it was changed."""
+    commit, dirty = _git()
+    return {
+        "nanochat": version("nanochat-slurm"),
+        "torch": version("torch"),
+        "commit": commit,
+        "dirty": dirty,
     }
 
 

@@ -1,152 +1,229 @@
 """Checkpoints: a folder `step-NNNNNN` is always whole, and its content is verified when it is read.
 
-    store = CheckpointStore(folder, fingerprint, keep=2)
-    store.save(step, {"model": tensors, "optimizer": tensors}, loop_state)
-    checkpoint = store.newest()
+    store = CheckpointStore(folder, identity, Retention(last=2), rank, world_size)
+    store.write_part(step, {"model": pieces, "optimizer": pieces})    # every rank, in a thread
+    store.commit(step, loop_state)                                    # rank 0, when all have
+    store.verify(step); checkpoint = store.open(step); checkpoint.rows("model", "w", 8, 16)
 
 Below `<checkpoints>/<run>/<stage>/` there is one folder for each fingerprint (the hash of all that
 determines the training's result), so that a changed config starts afresh and finds its old
-checkpoints when it is changed back. A checkpoint holds safetensors files and manifest.json
-(fingerprint, step, loop state, and size and SHA-256 of each file). It is written under a temporary
-name and renamed. A damaged one is set aside as `damaged-step-NNNNNN`, and the one before is used.
-Nothing is unpickled.
+checkpoints when it is changed back. Every rank writes the rows that it owns, and last an entry that
+says what it wrote; rank 0 makes a manifest of the entries, and a rename makes a checkpoint of the
+folder. From there on only its deletion touches it.
+
+The files are safetensors and JSON, and nothing is unpickled. That is why torch.distributed's own
+checkpoints are not used: their index is a pickle, and so are their tensors.
+
+Writes step-NNNNNN/{manifest.json, <part>-RRR-of-WWW.safetensors} and LATEST.json.
 """
 
-import re
-import shutil
-import sys
-from collections.abc import Callable
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
-from nanochat.errors import DamagedArtefact, MissingArtefact, StoppedEarly
-from nanochat.files import (
-    atomic_directory,
-    make_directory,
-    read_json,
-    sha256_of,
-    temporary_name,
-    write_json,
+from nanochat.errors import DiskError, StoppedEarly
+from nanochat.files import disk_errors, fsync_directory, make_directory, write_json
+from nanochat.train.checkpoint_folder import CheckpointFolder, Retention, only_noted, remove
+from nanochat.train.checkpoint_manifest import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    merged,
+    read_manifest,
+    total_bytes,
+    write_manifest,
 )
-from nanochat.model.weights import write_tensors
+from nanochat.train.parts import Pieces, TensorReader, write_pieces
 
-STEP_FOLDER = re.compile(r"step-(\d{6,})")
-MADE_BY = "make run"
+__all__ = ["Checkpoint", "CheckpointStore", "Identity", "Retention", "read_checkpoint"]
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What determines a training's result."""
+
+    fingerprint: str
+    parts: dict[str, Any]
+    """What the fingerprint was made of, JSON-like: config, data, tokenizer, model, code."""
+
+
 class Checkpoint:
-    """A verified checkpoint in memory: `tensors` by part (model, optimizer), on the CPU."""
+    """A checkpoint that can be read: its manifest now, its tensors when they are asked for."""
 
-    step: int
-    tensors: dict[str, dict[str, Tensor]]
-    loop_state: dict[str, Any]
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.step: int = manifest["step"]
+        self.loop_state: dict[str, Any] = manifest["loop_state"]
+        self.world_size: int = manifest["world_size"]
+        self._reader = TensorReader(folder, manifest)
+
+    def rows(self, part: str, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows of a tensor, on the CPU, whichever ranks wrote them; all of a 0-d one.
+
+        Raises DamagedArtefact where there is no such tensor, or its file is another.
+        """
+        return self._reader.rows(part, name, start, stop)
+
+    def names(self, part: str) -> list[str]:
+        """The tensors of a part; none where there is no such part."""
+        return sorted(self.manifest["tensors"].get(part, {}))
+
+    def shape(self, part: str, name: str) -> tuple[int, ...]:
+        """Shape of the whole tensor."""
+        return tuple(self._reader.entry(part, name)["shape"])
 
 
-class CheckpointStore:
-    """The checkpoints of one training, identified by its fingerprint.
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder of any training. Raises MissingArtefact, DamagedArtefact."""
+    return Checkpoint(folder, read_manifest(folder))
 
-    With `read_only`, for all ranks but the first, nothing is touched; only `load` may be called.
-    `may_write` is asked before each save: whether the folder is still this process's.
+
+class CheckpointStore(CheckpointFolder):
+    """The checkpoints of one training, identified by its fingerprint; each rank has its own.
+
+    `attempt` is a number that all ranks of this start share, and another start does not.
     """
 
     def __init__(
         self,
         stage_folder: Path,
-        fingerprint: str,
-        keep: int,
-        read_only: bool = False,
+        identity: Identity,
+        retention: Retention,
+        rank: int = 0,
+        world_size: int = 1,
         may_write: Callable[[], bool] = lambda: True,
+        attempt: int = 0,
     ) -> None:
-        self.fingerprint = fingerprint
-        self.folder = stage_folder / fingerprint[:16]
-        self.keep = keep
-        self.may_write = may_write
-        if read_only:
-            return
-        make_directory(self.folder)
-        for leftover in self.folder.glob(".tmp-*"):  # of a process that was killed while saving
-            shutil.rmtree(leftover)
+        folder = stage_folder / identity.fingerprint[:16]
+        super().__init__(folder, identity.fingerprint, retention, may_write)
+        self.identity = identity
+        self.rank, self.world_size, self.attempt = rank, world_size, attempt
+        self._committed: int | None = None
 
-    def save(
-        self, step: int, tensors: dict[str, dict[str, Tensor]], loop_state: dict[str, Any]
-    ) -> int:
-        """Writes `step-NNNNNN` whole, then drops all but the newest `keep`; returns its bytes.
+    def write_part(self, step: int, parts: Mapping[str, Pieces]) -> int:
+        """Writes this rank's pieces, and last its entry; returns the bytes. Raises DiskError."""
+        folder = self._unfinished(step)
+        entry_file = folder / self._entry_name(self.rank)
+        with _disk_errors(folder):
+            make_directory(folder)
+            entry_file.unlink(missing_ok=True)  # of a save of this step that failed
+            entry = write_pieces(folder, parts, self.rank, self.world_size)
+            write_json(entry_file, entry)  # fsyncs the folder too
+        return total_bytes(entry)
 
-        Raises DiskError, and leaves the earlier checkpoints as they are, where the disk refuses;
-        StoppedEarly where another process has taken the folder over.
+    def commit(self, step: int, loop_state: dict[str, Any], score: float | None = None) -> int:
+        """Makes a checkpoint of what all ranks have written, then prunes; returns its bytes.
+
+        Rank 0 calls it. Raises DiskError, and leaves the earlier checkpoints as they are, where the
+        disk refuses; StoppedEarly where another process has taken the folder over.
         """
+        self._require_mine(step)
+        folder = self._unfinished(step)
+        with _disk_errors(folder):
+            manifest = self._gathered(step, loop_state, score)
+            write_manifest(folder, manifest)
+            read_manifest(folder)  # as a resume will
+            for file in folder.iterdir():
+                if file.name != MANIFEST and file.name not in manifest["files"]:
+                    remove(file)
+            size = total_bytes(manifest) + (folder / MANIFEST).stat().st_size
+            self._require_mine(step)  # what came before may have taken long
+            self._put_in_place(step)
+        self._committed = step
+        self._sure.add(step)
+        self._scores[step] = manifest["score"]
+        self._point_latest()
+        with only_noted("old checkpoints were not all pruned"):
+            self.prune()
+        return size
+
+    def abandon(self, step: int) -> None:
+        """Removes what a save that failed has written. Rank 0 calls it."""
+        remove(self._unfinished(step))
+
+    def open(self, step: int) -> Checkpoint:
+        """A checkpoint to read from; `verify` it before. Raises as `manifest` does."""
+        return Checkpoint(self.path(step), self.manifest(step))
+
+    def doomed(self, retention: Retention | None = None) -> list[int]:
+        """As of any folder, but never the one that was committed last: after a rollback it need not
+        be the newest."""
+        return [step for step in super().doomed(retention) if step != self._committed]
+
+    def _unfinished(self, step: int) -> Path:
+        return self.folder / f".tmp-step-{step:06d}-{self.attempt}"
+
+    def _entry_name(self, rank: int) -> str:
+        return f"rank-{rank:03d}-of-{self.world_size:03d}.json"
+
+    def _require_mine(self, step: int) -> None:
         if not self.may_write():
             raise StoppedEarly(
                 f"another process has taken over {self.folder.parent}: step {step} was not saved"
             )
-        with atomic_directory(self.path(step)) as folder:
-            files = {}
-            for part, named in tensors.items():
-                file = folder / f"{part}.safetensors"
-                write_tensors(named, file)
-                files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-            manifest = {
-                "format": 1,
-                "step": step,
-                "fingerprint": self.fingerprint,
-                "loop_state": loop_state,
-                "files": files,
-            }
-            write_json(folder / "manifest.json", manifest)
-        self.prune(self.keep)
-        return sum(file.stat().st_size for file in self.path(step).iterdir())
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; damaged ones are set aside and reported."""
-        for step in reversed(self.steps()):
-            try:
-                return self.load(step)
-            except (DamagedArtefact, MissingArtefact) as exc:
-                aside = temporary_name(self.path(step)).name.replace(".tmp-", "damaged-")
-                self.path(step).rename(self.folder / aside)
-                print(f"{exc}; set aside as {aside}, trying the one before", file=sys.stderr)
-        return None
+    def _gathered(self, step: int, loop_state: dict[str, Any], score: float | None) -> Manifest:
+        """The manifest of what the ranks' entries name, and the folder holds."""
+        folder = self._unfinished(step)
+        names = [self._entry_name(rank) for rank in range(self.world_size)]
+        files, tensors = merged(json.loads((folder / name).read_bytes()) for name in names)
+        for name, entry in files.items():
+            if (size := (folder / name).stat().st_size) != entry["bytes"]:
+                raise DiskError(
+                    f"{folder / name} has {size:,} of the {entry['bytes']:,} bytes that were "
+                    "written to it: have the file system looked at"
+                )
+        return {
+            "format": FORMAT,
+            "step": step,
+            "fingerprint": self.identity.fingerprint,
+            "identity": self.identity.parts,
+            "world_size": self.world_size,
+            "files": files,
+            "tensors": tensors,
+            "loop_state": loop_state,
+            "score": score if score is not None and math.isfinite(score) else None,
+            "written": round(time.time(), 3),
+        }
 
-    def load(self, step: int) -> Checkpoint:
-        """Reads and verifies one checkpoint; raises DamagedArtefact or MissingArtefact."""
-        folder = self.path(step)
-        manifest = read_json(folder / "manifest.json", MADE_BY)
+    def _put_in_place(self, step: int) -> None:
+        """Gives the folder its name. An earlier checkpoint of the step stays until that is done."""
+        path = self.path(step)
+        old = path.with_name(f".old-{path.name}")
+        if old.exists():
+            self._discard(old)
+        if path.exists():
+            path.rename(old)
         try:
-            if (manifest["step"], manifest["fingerprint"]) != (step, self.fingerprint):
-                raise DamagedArtefact(f"checkpoint {folder} holds another training's manifest")
-            tensors = {
-                Path(name).stem: _load_tensors(folder / name, entry["sha256"])
-                for name, entry in manifest["files"].items()
-            }
-            return Checkpoint(step, tensors, manifest["loop_state"])
-        except (KeyError, TypeError, AttributeError) as exc:
-            raise DamagedArtefact(f"checkpoint {folder} has a damaged manifest ({exc!r})") from exc
-
-    def steps(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
-        found = (STEP_FOLDER.fullmatch(entry.name) for entry in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
-
-    def path(self, step: int) -> Path:
-        """Folder of a step's checkpoint."""
-        return self.folder / f"step-{step:06d}"
-
-    def prune(self, keep: int) -> None:
-        """Deletes all but the newest `keep` checkpoints; each vanishes by name first."""
-        for step in self.steps()[:-keep]:
-            doomed = temporary_name(self.path(step))
-            self.path(step).rename(doomed)
-            shutil.rmtree(doomed)
+            self._unfinished(step).rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        fsync_directory(self.folder)
+        fsync_directory(self.folder.parent)
+        if old.exists():
+            with only_noted(f"{old} was not deleted"):
+                self._discard(old)
 
 
-def _load_tensors(file: Path, sha256: str) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise MissingArtefact(f"checkpoint file {file} is missing")
-    if sha256_of(file) != sha256:
-        raise DamagedArtefact(f"checkpoint file {file} is damaged: its SHA-256 differs")
-    return load_file(file)
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turns whatever a file system can refuse a save with into a DiskError."""
+    try:
+        with disk_errors(path):
+            yield
+    except FileNotFoundError as exc:
+        raise DiskError(
+            f"{exc.filename} has vanished while a checkpoint was written: look for another process "
+            "that cleans up there"
+        ) from exc
+    except OSError as exc:
+        raise DiskError(f"cannot write {path}: {exc.strerror or exc}") from exc

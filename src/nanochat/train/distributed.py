@@ -1,20 +1,21 @@
 """The ranks of one training: processes with a device each that compute the same weights.
 
     with RankGroup.join(ranks_of(os.environ)) as group:
-        group.sum_gradients(model)
+        (total,) = group.sum([mine])
 
-Everything that ranks tell each other is a sum, so that each of them holds the same numbers
-afterwards. A process that is alone has nobody to talk to, and no process group.
-Reads and writes no files.
+What ranks tell each other are sums, so that each of them holds the same numbers afterwards, and
+tensors that go to one of them or come from one (train/exchange.py). A process that is alone has
+nobody to talk to, and no process group. Reads and writes no files.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanochat.errors import RankLost
 from nanochat.hpc.ranks import Ranks
@@ -22,7 +23,7 @@ from nanochat.model.device import default_device
 
 PATIENCE = timedelta(minutes=30)
 """For ranks that start late, and for rank 0 while it writes."""
-BUCKET_BYTES = 32 * 2**20
+TEXT_BYTES = 64
 
 
 class RankGroup:
@@ -68,24 +69,36 @@ class RankGroup:
         """Rank 0's value, on all ranks."""
         return self.sum([value if self.is_first else 0.0])[0]
 
+    def gather_text(self, text: str) -> list[str]:
+        """Each rank's text, of which 64 bytes count, on all ranks."""
+        own = text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
+        slots = [0.0] * (TEXT_BYTES * self.world_size)
+        slots[TEXT_BYTES * self.rank : TEXT_BYTES * (self.rank + 1)] = map(float, own)
+        joined = bytes(int(value) for value in self.sum(slots))
+        texts = (joined[start : start + TEXT_BYTES] for start in range(0, len(joined), TEXT_BYTES))
+        return [text.rstrip(b"\0").decode(errors="replace") for text in texts]
+
     def wait(self) -> None:
         """Until all ranks have come here."""
         self.sum([0.0])
 
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Sums every parameter's gradient over all ranks, in float32, in place.
+    def gather(self, value: float) -> list[float]:
+        """Each rank's value, on all ranks."""
+        slots = [0.0] * self.world_size
+        slots[self.rank] = value
+        return self.sum(slots)
 
-        A rank that had no rows, and so no gradients, adds zeros. Buckets and their order depend on
-        the model alone; so does the order of the additions, given the number of ranks.
+    def reduce(self, tensor: Tensor, owner: int) -> "Transfer":
+        """Begins to sum a contiguous tensor over all ranks, into the owner's; the others' is spent.
+
+        The order of the additions depends on the number of ranks alone.
         """
-        if self.world_size == 1:
-            return
-        for bucket in _buckets([_gradient(parameter) for parameter in model.parameters()]):
-            flat = torch.cat([gradient.flatten().float() for gradient in bucket])
-            self._all_reduce(flat)
-            parts = flat.split_with_sizes([gradient.numel() for gradient in bucket])
-            for gradient, summed in zip(bucket, parts, strict=True):
-                gradient.copy_(summed.view_as(gradient))
+        return self._begin(lambda: dist.reduce(tensor, dst=owner, async_op=True))
+
+    def broadcast(self, tensor: Tensor, owner: int) -> "Transfer":
+        """Begins to copy the owner's contiguous tensor into everybody's, bit for bit."""
+        flat = tensor.view(-1).view(torch.uint8)
+        return self._begin(lambda: dist.broadcast(flat, src=owner, async_op=True))
 
     def _meet(self, ranks: Ranks) -> None:
         on_gpu = self.device.type == "cuda"
@@ -106,34 +119,38 @@ class RankGroup:
             ) from exc
 
     def _all_reduce(self, tensor: Tensor) -> None:
+        self._begin(lambda: dist.all_reduce(tensor, async_op=True)).wait()
+
+    def _begin(self, start: Callable[[], Any]) -> "Transfer":
+        if self.world_size == 1:
+            return Transfer(self, None)
         try:
-            dist.all_reduce(tensor)
+            return Transfer(self, start())
         except RuntimeError as exc:
-            raise RankLost(
-                f"rank {self.rank} of {self.world_size} lost the others ({_first_line(exc)}): see "
-                "which rank failed first; run again to continue from the last checkpoint"
-            ) from exc
+            raise self.lost(exc) from exc
+
+    def lost(self, exc: Exception) -> RankLost:
+        """The error of a rank that has nobody to talk to any more."""
+        return RankLost(
+            f"rank {self.rank} of {self.world_size} lost the others ({_first_line(exc)}): see "
+            "which rank failed first; run again to continue from the last checkpoint"
+        )
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+class Transfer:
+    """A tensor on its way."""
 
+    def __init__(self, group: RankGroup, work: Any) -> None:
+        self.group, self.work = group, work
 
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Runs of gradients that together fill a bucket; one that is larger has a bucket to itself."""
-    bucket: list[Tensor] = []
-    size = 0
-    for gradient in gradients:
-        n_bytes = 4 * gradient.numel()
-        if bucket and size + n_bytes > BUCKET_BYTES:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(gradient)
-        size += n_bytes
-    if bucket:
-        yield bucket
+    def wait(self) -> None:
+        """Until it has arrived (on a GPU: until whatever uses it is queued behind its arrival)."""
+        if self.work is None:
+            return
+        try:
+            self.work.wait()
+        except RuntimeError as exc:
+            raise self.group.lost(exc) from exc
 
 
 def _first_line(exc: Exception) -> str:

@@ -1,9 +1,10 @@
 """What a stage gives the training loop, what the loop keeps, and what it hands back."""
 
 import resource
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -13,6 +14,7 @@ from nanochat.model.optimizer import MuonAdamW
 from nanochat.settings import OperationSettings
 from nanochat.track.journal import Journal
 from nanochat.train.distributed import RankGroup
+from nanochat.train.watchdog import Section
 
 LOSS_SMOOTHING = 0.9
 
@@ -48,6 +50,16 @@ class Job:
     peak_flops: float | None
     """FLOP/s that a rank's device reaches at best; None where nobody has measured it."""
     group: RankGroup = field(default_factory=RankGroup)
+    seed: int = 0
+    """Of the random states; each rank's differs."""
+    device_rows: int = 32
+    """Rows of a micro-batch to begin with."""
+    enter: Callable[[Section, int], None] = lambda section, step: None
+    """Told what the loop begins to do, and in which step (train/watchdog.py)."""
+    remember_rows: Callable[[int], None] = lambda rows: None
+    """Told how many rows were left after running out of memory; called on rank 0."""
+    switches: Path | None = None
+    """Folder in which a person may put a file STOP or SAVE."""
 
     def note(self, journal: Journal, event: str, step: int, **fields: Any) -> None:
         """Writes an event of this training."""
@@ -56,7 +68,7 @@ class Job:
 
 @dataclass
 class LoopState:
-    """What a checkpoint keeps beside weights and optimizer."""
+    """What a checkpoint keeps beside weights, optimizer and random states."""
 
     step: int = 0
     tokens: int = 0
@@ -65,10 +77,37 @@ class LoopState:
     """Seconds spent in steps; saving and validating are not in it."""
     smooth_loss: float = 0.0
     """Exponential average of the loss, not yet corrected for its start at zero."""
+    losses: int = 0
+    """How many losses are in that average."""
+    passed_over: int = 0
+    """Steps' worth of rows that were left out after going back to a checkpoint."""
+    unsound_in_a_row: int = 0
+    """Steps without an update, up to the last one, because a number was not finite."""
+    rollbacks: int = 0
+    recent_losses: list[float] = field(default_factory=list)
+    """What the detector of loss spikes looks back on."""
+    validation_bpb: float | None = None
+    """The last one measured."""
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Self:
+        """From a checkpoint's manifest, of an older version too."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in saved.items() if name in known})
+
+    @property
+    def data_step(self) -> int:
+        """Which step's rows come next."""
+        return self.step + self.passed_over
+
+    def add_loss(self, loss: float) -> None:
+        """A step's mean loss in nats."""
+        self.losses += 1
+        self.smooth_loss = LOSS_SMOOTHING * self.smooth_loss + (1 - LOSS_SMOOTHING) * loss
 
     def loss(self) -> float:
         """The smoothed loss in nats per supervised token."""
-        return self.smooth_loss / (1 - LOSS_SMOOTHING ** max(self.step, 1))
+        return self.smooth_loss / (1 - LOSS_SMOOTHING ** max(self.losses, 1))
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
 """How training leaves before its last step: the journal's `stop`, and what is to happen next.
 
 At a time limit the job asks SLURM to requeue it, and waits for SLURM to end it: it goes on under
-its own id, from the checkpoint. Where SLURM refuses, and after a signal, exit code 75 asks whoever
-started the command to start it again.
+its own id, from the checkpoint. Where SLURM refuses, and after a signal, exit code 75 (76 for a
+SIGTERM inside a job: preemption) asks whoever started the command to start it again; 93 after a
+person's STOP asks that nobody does.
 """
 
 import time
 from typing import NoReturn
 
-from nanochat.errors import NoProgress, SlurmUnavailable, StoppedEarly
+from nanochat.errors import NoProgress, Preempted, SlurmUnavailable, StoppedByHand, StoppedEarly
 from nanochat.hpc import slurm
 from nanochat.hpc.deadline import Deadline
 from nanochat.track.journal import Journal
-from nanochat.train.boundary import DEADLINE, SUPERSEDED
+from nanochat.train.boundary import DEADLINE, SUPERSEDED, SWITCH
 from nanochat.train.job import Job, LoopState
 
 SECONDS_FOR_SLURM = 120.0
@@ -32,7 +33,12 @@ def leave(
         if why == DEADLINE and steps_made == 0:
             _note(job, state, journal, why, requeued=False)
             raise NoProgress(_no_progress(job, deadline))
-        raise StoppedEarly(_stopped(job, state, journal, deadline, why))
+        sentence = _stopped(job, state, journal, deadline, why)
+        if why == SWITCH:
+            raise StoppedByHand(sentence)
+        if why == "SIGTERM" and job.group.from_first(float(deadline.job is not None)):
+            raise Preempted(sentence)
+        raise StoppedEarly(sentence)
     finally:
         job.group.wait()
 
@@ -47,6 +53,11 @@ def _stopped(job: Job, state: LoopState, journal: Journal, deadline: Deadline, w
     if why != DEADLINE:
         _note(job, state, journal, why, requeued=False)
         saved = "its checkpoint is saved: " if state.step else ""
+        if why == SWITCH:
+            file = job.switches / SWITCH if job.switches else SWITCH
+            return (
+                f"{file} stopped {job.stage} training after {where}; {saved}remove it and {AGAIN}"
+            )
         return f"{why} stopped {job.stage} training after {where}; {saved}{AGAIN}"
     near = f"{job.stage}: time limit near after {where}; saved"
     if not job.group.is_first or deadline.job is None:

@@ -2,53 +2,44 @@
 
     result = train(job, store, journal, deadline)
 
-A step: the rows of the step (arithmetic on the step's number), of which each rank takes its share;
-gradients accumulated over micro-batches to the total batch and summed over the ranks; a look at
-loss and gradients before the update; the update; a line in the journal. Then, in this order: save,
-leave if a signal or the time limit asks for it, validate. The state is weights, optimizer and a
-step number; schedules and data follow from the step number, so that a resumed training ends with
-the same bits as an undisturbed one.
+A step (train/step.py): the rows of the step, of which each rank takes its share; gradients
+accumulated over micro-batches to the total batch; a look at them; the update. After it, in this
+order: a line in the journal, the save that is due (train/saver.py) begins, training leaves if a
+signal or the time limit asks for it, or validates. The state is weights, optimizer, random states
+and a few numbers (job.LoopState); schedules and data follow from the step number, so that a resumed
+training ends with the same bits as an undisturbed one.
 
 Writes checkpoints (train/checkpoints.py) and the journal; prints step lines: rank 0 only.
 """
 
 import math
 import platform
+import sys
 import time
-from dataclasses import asdict
-from typing import NamedTuple
 
-import torch
-
-from nanochat.data.loader import Batch
-from nanochat.errors import DamagedArtefact, TrainingDiverged
+from nanochat.errors import NotSaved, TrainingDiverged
 from nanochat.hpc.deadline import Deadline
-from nanochat.model.gpt import GPT
+from nanochat.hpc.processes import own_start
 from nanochat.track.journal import Journal
 from nanochat.track.step_line import StepLine, format_step
-from nanochat.train.boundary import Agreement, Boundary
+from nanochat.train.boundary import SUPERSEDED, Agreement, Boundary
 from nanochat.train.checkpoints import CheckpointStore
-from nanochat.train.job import (
-    LOSS_SMOOTHING,
-    Job,
-    LoopState,
-    TrainingResult,
-    peak_memory_bytes,
-)
+from nanochat.train.job import Job, LoopState, TrainingResult, peak_memory_bytes
 from nanochat.train.leaving import leave
+from nanochat.train.resume import resume
+from nanochat.train.saver import SaveEnded, Saver
+from nanochat.train.say import say
+from nanochat.train.spikes import SpikeDetector
+from nanochat.train.step import StepMade, Stepper
 from nanochat.train.stop import StopFlag
+from nanochat.train.stragglers import StepTimes, describe
+from nanochat.train.watchdog import Section
 
 SECONDS_BETWEEN_LINES = 5.0
-
-
-class Share(NamedTuple):
-    """What a rank contributes to one step."""
-
-    batches: list[Batch]
-    targets: int
-    """Tokens to learn in these batches."""
-    seconds: float
-    """How long they took to read."""
+STEPS_BETWEEN_COMPARISONS = 50
+"""After so many steps the ranks compare how long they take."""
+LAST_SAVES = 3
+"""How often the save before leaving is tried."""
 
 
 def train(
@@ -56,16 +47,22 @@ def train(
 ) -> TrainingResult:
     """Trains to the last step, from the newest checkpoint if there is one.
 
-    All ranks call it; all raise what ends it. Raises TrainingDiverged before an update that would
-    not be finite, StoppedEarly after a signal or near the time limit, NoProgress where the limit
-    came before a step.
+    All ranks call it; all raise what ends it: TrainingDiverged where numbers stop being finite,
+    StoppedEarly after a signal or near the time limit, NoProgress where the limit came before a
+    step, NotSaved where the last checkpoint could not be written.
     """
     deadline = deadline or Deadline()
-    state = _resume(job, store)
+    if job.group.is_first:
+        store.clean()
+    state = resume(job, store) or LoopState()
+    if state.step and job.group.is_first:
+        say(f"{job.stage} resumes after step {state.step} of {job.steps}")
     _note_start(job, state, journal, deadline)
-    with StopFlag() as stop:
-        _train(job, state, store, journal, Boundary(job, stop, deadline, state.step))
-    bpb = _validate(job, state, journal)
+    with StopFlag() as stop, Saver(job, store) as saver:
+        boundary = Boundary(job, stop, deadline, state.step)
+        training = _Training(job, state, store, journal, saver, boundary)
+        state = training.run()
+        bpb = training.validate()
     job.note(journal, "end", state.step)
     return TrainingResult(
         steps=state.step,
@@ -76,44 +73,6 @@ def train(
         tokens_per_second=state.tokens / max(state.seconds, 1e-9),
         peak_memory_bytes=peak_memory_bytes(),
     )
-
-
-def _train(
-    job: Job, state: LoopState, store: CheckpointStore, journal: Journal, boundary: Boundary
-) -> None:
-    """Steps, saves and validations up to the last step's save."""
-    first, lines = state.step, _Lines(job)
-    share = _read(job, state.step)
-    agreed = boundary.agree(state, share.targets)
-    while state.step < job.steps and agreed.leave is None:
-        seconds = _step(job, state, share, agreed.targets, journal)
-        boundary.took("step", seconds)
-        share = _read(job, state.step)
-        agreed = boundary.agree(state, share.targets)
-        if agreed.save:
-            _save(job, state, store, journal, boundary)
-        lines.print(state, seconds)
-        if _validation_is_due(job, state, agreed):
-            start = time.monotonic()
-            _validate(job, state, journal)
-            boundary.took("validation", time.monotonic() - start)
-    if agreed.leave is not None:
-        leave(job, state, journal, boundary.deadline, agreed.leave, state.step - first)
-
-
-def _resume(job: Job, store: CheckpointStore) -> LoopState:
-    """Rank 0 finds the newest checkpoint that verifies, and all ranks load that one."""
-    newest = store.newest() if job.group.is_first else None
-    step = int(job.group.from_first(newest.step if newest else -1))
-    if step < 0:
-        return LoopState()
-    checkpoint = newest or store.load(step)
-    job.model.load_state_dict(checkpoint.tensors["model"])
-    job.optimizer.load_state_dict(checkpoint.tensors["optimizer"])
-    state = LoopState(**checkpoint.loop_state)
-    if job.group.is_first:
-        print(f"{job.stage} resumes after step {state.step} of {job.steps}", flush=True)
-    return state
 
 
 def _note_start(job: Job, state: LoopState, journal: Journal, deadline: Deadline) -> None:
@@ -127,114 +86,252 @@ def _note_start(job: Job, state: LoopState, journal: Journal, deadline: Deadline
         restarts=deadline.restarts or 0,
         host=platform.node(),
         world_size=job.group.world_size,
+        process_started=round(own_start(), 3),
     )
 
 
-def _read(job: Job, step: int) -> Share:
-    """This rank's share of a step; nothing after the last one."""
-    if step == job.steps:
-        return Share([], 0, 0.0)
-    start, group = time.monotonic(), job.group
-    rows = job.operation.device_rows
-    batches = list(job.loader.micro_batches(step, rows, group.rank, group.world_size))
-    targets = sum(int((targets_BT >= 0).sum()) for _, targets_BT in batches)
-    return Share(batches, targets, time.monotonic() - start)
+class _Training:
+    """Steps, saves and validations up to the last step's save."""
 
+    def __init__(
+        self,
+        job: Job,
+        state: LoopState,
+        store: CheckpointStore,
+        journal: Journal,
+        saver: Saver,
+        boundary: Boundary,
+    ) -> None:
+        self.job, self.state, self.store, self.journal = job, state, store, journal
+        self.saver, self.boundary = saver, boundary
+        self.stepper = Stepper(job, saver)
+        self.spikes = SpikeDetector(state.recent_losses)
+        self.times = StepTimes(STEPS_BETWEEN_COMPARISONS)
+        self.lines = _Lines(job)
 
-def _step(job: Job, state: LoopState, share: Share, targets: int, journal: Journal) -> float:
-    """One update; returns its seconds. `targets` are those of all ranks."""
-    start = time.monotonic() - share.seconds
-    if targets == 0:
-        raise DamagedArtefact(
-            f"{job.stage} step {state.step + 1} has no token to learn: its rows are all padding "
-            "or masked"
+    def run(self) -> LoopState:
+        """Returns the state after the last step; raises what `leave` raises before it."""
+        job, first = self.job, self.state.step
+        share = self.stepper.read(self.state)
+        agreed = self._agree(share.targets)
+        while self.state.step < job.steps and agreed.leave is None:
+            made = self.stepper.step(self.state, share, agreed.targets)
+            self._count(made)
+            share = self.stepper.read(self.state)
+            agreed = self._agree(share.targets)
+            if agreed.out_of_memory:
+                self._take_fewer_rows()
+            self._save(agreed)
+            self.lines.print(self.state, made.seconds)
+            self._compare_ranks()
+            if self._validation_is_due(agreed):
+                self.validate()
+        job.enter(Section.LEAVE, self.state.step)
+        if agreed.leave is not None:
+            made_steps = self.state.step - first
+            leave(job, self.state, self.journal, self.boundary.deadline, agreed.leave, made_steps)
+        return self.state
+
+    def validate(self) -> float:
+        """Bits per byte of held-out text; all ranks."""
+        self.job.enter(Section.EVALUATE, self.state.step)
+        start = time.monotonic()
+        bpb = self.job.validate()
+        seconds = time.monotonic() - start
+        self.boundary.took("validation", seconds)
+        if math.isfinite(bpb):
+            self.state.validation_bpb = bpb
+            self._note("validation", bpb=bpb, seconds=round(seconds, 3))
+        self._say(f"step {self.state.step:05d} | validation {bpb:.4f} bits per byte")
+        return bpb
+
+    # --- after a step ---------------------------------------------------------------------------
+
+    def _agree(self, targets: int) -> Agreement:
+        self.job.enter(Section.AGREE, self.state.step + 1)
+        agreed = self.boundary.agree(self.state, targets, self.stepper.ran_out_of_memory)
+        self.stepper.ran_out_of_memory = False
+        return agreed
+
+    def _count(self, made: StepMade) -> None:
+        """Counts a step, journals it, and goes back to a checkpoint where too many were unsound."""
+        state, loader = self.state, self.job.loader
+        multipliers = self.job.multipliers(state.step)
+        tokens = loader.rows_per_step * loader.sequence_len
+        state.step += 1
+        state.tokens += tokens
+        state.seconds += made.seconds
+        self.boundary.took("step", made.seconds)
+        self.times.add(made.compute_seconds, made.data_seconds)
+        sound: dict[str, object] = {"skipped": True}
+        if made.is_sound:
+            state.add_loss(made.loss)
+            state.unsound_in_a_row = 0
+            sound = {"loss": made.loss, "grad_norm": made.gradient_norm}
+        self._note(
+            "step",
+            **sound,
+            lr_multiplier=multipliers.learning_rate,
+            tokens=state.tokens,
+            tokens_per_second=round(tokens / made.seconds, 1),
+            memory_bytes=peak_memory_bytes(),
+            seconds=round(made.seconds, 6),
+            data_seconds=round(made.data_seconds, 6),
+            stall_seconds=round(made.stall_seconds, 6),
         )
-    own_loss = _accumulate_gradients(job, share, targets)
-    job.group.sum_gradients(job.model)
-    finite = math.isfinite(own_loss) and _gradients_are_finite(job.model)
-    # The count of ranks that object decides, so that all decide alike: a NaN would not add up.
-    loss_sum, objections = job.group.sum([own_loss, float(not finite)])
-    loss = loss_sum / targets
-    multipliers = job.multipliers(state.step)
-    if objections:
-        job.note(journal, "diverged", state.step + 1, loss=repr(loss))
-        job.group.wait()
+        if made.is_sound:
+            self._look_for_a_spike(made.loss)
+        else:
+            self._unsound(made)
+
+    def _look_for_a_spike(self, loss: float) -> None:
+        spike = self.spikes.look(loss)
+        self.state.recent_losses = self.spikes.window
+        if spike is not None:
+            self._note("spike", loss=loss, median=spike.median, score=round(spike.score, 1))
+            self._say(
+                f"step {self.state.step}: loss {loss:.4f} is a spike, the median of the last steps "
+                f"is {spike.median:.4f}"
+            )
+
+    def _unsound(self, made: StepMade) -> None:
+        """A loss or gradient was not finite: the update was not made, on any rank."""
+        operation, state = self.job.operation, self.state
+        state.unsound_in_a_row += 1
+        seen = f"step {state.step}: the loss is {made.loss} or a gradient is not finite"
+        if operation.on_nonfinite == "stop":
+            self._diverged(made, f"{seen}; the update was not made")
+        self._say(f"{seen}: the update is left out")
+        if state.unsound_in_a_row < operation.roll_back_after_steps:
+            return
+        row = f"{state.unsound_in_a_row} steps in a row, up to {state.step}, were not finite"
+        if state.rollbacks == operation.rollbacks:
+            self._diverged(made, f"{row}, after going back {state.rollbacks} times")
+        self._roll_back(made, row)
+
+    def _roll_back(self, made: StepMade, why: str) -> None:
+        """To the newest checkpoint, and on from there with the rows that come next."""
+        self._report(self.saver.settle())
+        before = self.state
+        restored = resume(self.job, self.store)
+        if restored is None:
+            self._diverged(made, f"{why}, and there is no checkpoint to go back to")
+        assert restored is not None
+        restored.passed_over = before.data_step - restored.step
+        restored.rollbacks = before.rollbacks + 1
+        restored.unsound_in_a_row = 0
+        self.state = restored
+        self.spikes = SpikeDetector(restored.recent_losses)
+        self.boundary.saved_step = restored.step
+        self._note("rollback", from_step=before.step, reason=why)
+        self._say(f"{why}: back to step {restored.step}, and on with the rows after these")
+
+    def _diverged(self, made: StepMade, why: str) -> None:
+        self._report(self.saver.settle())
+        self._note("diverged", loss=repr(made.loss))
+        self.job.group.wait()
         raise TrainingDiverged(
-            f"{job.stage} step {state.step + 1}: the loss is {loss} or a gradient is not finite; "
-            "the update was not made and the last checkpoint stands: lower base.lr_scale"
+            f"{self.job.stage} {why}; the last checkpoint, of step {self.boundary.saved_step}, "
+            "stands: lower base.lr_scale"
         )
-    job.optimizer.step(*multipliers)
-    job.optimizer.zero_grad()
-    seconds = time.monotonic() - start
-    tokens = job.loader.rows_per_step * job.loader.sequence_len
-    state.step += 1
-    state.tokens += tokens
-    state.seconds += seconds
-    state.smooth_loss = LOSS_SMOOTHING * state.smooth_loss + (1 - LOSS_SMOOTHING) * loss
-    job.note(
-        journal,
-        "step",
-        state.step,
-        loss=loss,
-        lr_multiplier=multipliers.learning_rate,
-        tokens=state.tokens,
-        tokens_per_second=round(tokens / seconds, 1),
-        memory_bytes=peak_memory_bytes(),
-    )
-    return seconds
 
+    def _take_fewer_rows(self) -> None:
+        """All ranks take as many rows at a time as fit on each of them, at the next start too."""
+        before = max(self.job.group.gather(float(self.job.device_rows)))
+        rows = int(min(self.job.group.gather(float(self.stepper.device_rows))))
+        self.stepper.device_rows = rows
+        self._note("out_of_memory", rows_before=int(before), rows_now=rows)
+        self._say(f"out of memory: {rows} rows at a time from now on; the batch stays the same")
+        if self.job.group.is_first:
+            self.job.remember_rows(rows)
 
-def _accumulate_gradients(job: Job, share: Share, targets: int) -> float:
-    """Gradients of this rank's part of the step's mean loss; returns its summed loss in nats.
-
-    The sum over micro-batches is divided by the number of targets in the whole step, of all ranks,
-    so that a micro-batch with few of them counts for no more than these.
-    """
-    device = job.model.device
-    total = torch.zeros((), device=device)
-    for inputs_BT, targets_BT in share.batches:
-        loss = job.model.loss_sum(
-            inputs_BT.to(device, non_blocking=True), targets_BT.to(device, non_blocking=True)
+    def _compare_ranks(self) -> None:
+        group = self.job.group
+        if group.world_size == 1 or self.state.step % STEPS_BETWEEN_COMPARISONS:
+            return
+        own_compute, own_data = self.times.medians()
+        compute, data = group.gather(own_compute), group.gather(own_data)
+        straggler = describe(compute, data, group.gather_text(platform.node()))
+        self._note(
+            "ranks",
+            seconds=[round(each, 4) for each in compute],
+            data_seconds=[round(each, 4) for each in data],
+            slowest=straggler.rank,
+            host=straggler.host,
         )
-        (loss / targets).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    return float(total)
+        told = straggler.sentence
+        if told:
+            self._say(told)
 
+    def _validation_is_due(self, agreed: Agreement) -> bool:
+        """At the interval; the one after the last step is made in any case, so not here."""
+        step = self.state.step
+        due = step % self.job.operation.validate_every_steps == 0 and step < self.job.steps
+        return due and agreed.leave is None and agreed.room_to_validate
 
-def _gradients_are_finite(model: GPT) -> bool:
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
-    return bool(norms.isfinite().all())
+    # --- saving ---------------------------------------------------------------------------------
 
+    def _save(self, agreed: Agreement) -> None:
+        """Looks after a save that is under way, and begins the one that is due."""
+        self.job.enter(Section.SAVE, self.state.step)
+        if agreed.leave == SUPERSEDED:
+            return
+        self._report(self.saver.look())
+        last = agreed.leave is not None or self.state.step == self.job.steps
+        if last:
+            self._save_before_leaving()
+        elif agreed.save and not self.saver.is_busy:
+            self._begin()
+        if self.job.operation.save_every_minutes == 0:
+            self._report(self.saver.settle())
 
-def _save(
-    job: Job, state: LoopState, store: CheckpointStore, journal: Journal, boundary: Boundary
-) -> None:
-    """Rank 0 writes a checkpoint and says so in the journal; the others go on."""
-    start = time.monotonic()
-    if job.group.is_first:
-        tensors = {
-            "model": dict(job.model.state_dict()),
-            "optimizer": job.optimizer.state_dict(),
+    def _begin(self) -> None:
+        self.boundary.saving()
+        self._report(self.saver.begin(self.state))
+
+    def _save_before_leaving(self) -> None:
+        """Waits for the save; raises NotSaved where there is no checkpoint of the last step."""
+        self._report(self.saver.settle())
+        ended = None
+        for _ in range(LAST_SAVES):
+            if self.state.step <= self.boundary.saved_step:
+                return
+            ended = self.saver.begin(self.state) or self.saver.settle()
+            self._report(ended)
+        if self.state.step > self.boundary.saved_step:
+            reason = ended.error if ended else "no reason is known"
+            raise NotSaved(
+                f"{self.job.stage} step {self.state.step} could not be saved ({reason}): the "
+                f"checkpoint of step {self.boundary.saved_step} stands, run again to continue"
+            )
+
+    def _report(self, ended: SaveEnded | None) -> None:
+        """Journals how a save ended."""
+        if ended is None:
+            return
+        took = {
+            "seconds": round(ended.seconds, 3),
+            "stall_seconds": round(ended.stall_seconds, 4),
         }
-        size = store.save(state.step, tensors, asdict(state))
-        seconds = round(time.monotonic() - start, 3)
-        job.note(journal, "checkpoint", state.step, seconds=seconds, bytes=size)
-    boundary.saved(state, time.monotonic() - start)
+        if ended.error is None:
+            self.boundary.saved(ended.step, ended.seconds)
+            self.job.note(self.journal, "checkpoint", ended.step, **took, bytes=ended.bytes)
+            return
+        self.boundary.not_saved()
+        self.job.note(self.journal, "save_failed", ended.step, **took, reason=ended.error)
+        if self.job.group.is_first:
+            say(
+                f"warning: {self.job.stage} step {ended.step} was not saved, training goes on: "
+                f"{ended.error}",
+                sys.stderr,
+            )
 
+    def _note(self, event: str, **fields: object) -> None:
+        self.job.note(self.journal, event, self.state.step, **fields)
 
-def _validation_is_due(job: Job, state: LoopState, agreed: Agreement) -> bool:
-    """At the interval; the one after the last step is made in any case, so not here."""
-    due = state.step % job.operation.validate_every_steps == 0 and state.step < job.steps
-    return due and agreed.leave is None and agreed.room_to_validate
-
-
-def _validate(job: Job, state: LoopState, journal: Journal) -> float:
-    bpb = job.validate()
-    job.note(journal, "validation", state.step, bpb=bpb)
-    if job.group.is_first:
-        print(f"{job.stage} step {state.step:05d} | validation {bpb:.4f} bits per byte", flush=True)
-    return bpb
+    def _say(self, sentence: str) -> None:
+        if self.job.group.is_first:
+            say(f"{self.job.stage} {sentence}")
 
 
 class _Lines:
@@ -257,7 +354,7 @@ class _Lines:
         step_seconds = self.seconds / self.steps
         self.steps, self.seconds = 0, 0.0
         if self.job.group.is_first:
-            print(format_step(self._line(state, step_seconds)), flush=True)
+            say(format_step(self._line(state, step_seconds)))
 
     def _line(self, state: LoopState, step_seconds: float) -> StepLine:
         rate = self.job.loader.rows_per_step * self.job.loader.sequence_len / step_seconds
@@ -267,7 +364,7 @@ class _Lines:
             step=state.step,
             steps=self.job.steps,
             loss=state.loss(),
-            lr=self.job.multipliers(state.step - 1).learning_rate,
+            lr=self.job.multipliers(max(state.step - 1, 0)).learning_rate,
             tokens_per_second=round(rate),
             step_seconds=step_seconds,
             eta_seconds=step_seconds * (self.job.steps - state.step),

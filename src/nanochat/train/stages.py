@@ -10,6 +10,7 @@ last the stage's result: models/<run>/<stage>/model.safetensors, config.json and
 
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,24 +25,29 @@ from nanochat.data.layout import corpus_layout
 from nanochat.data.loader import Batch, RowLoader, validation_batches
 from nanochat.data.rows import open_rows, verify_rows
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.errors import DamagedArtefact
+from nanochat.errors import DamagedArtefact, HangDetected
 from nanochat.files import fingerprint, read_json, write_json
+from nanochat.hpc.outcomes import leave_outcome
 from nanochat.model import schedules
-from nanochat.model.device import same_bits_every_time
+from nanochat.model.device import can_compile, same_bits_every_time
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import shape_of
 from nanochat.model.hardware import device_name, peak_flops
+from nanochat.model.memory import available_bytes, memory_plan
 from nanochat.model.optimizer import MuonAdamW
 from nanochat.model.scaling import TrainingPlan, count_parameters, flops_per_token, plan
 from nanochat.model.weights import load_model, save_model
 from nanochat.track.journal import Journal, SilentJournal
-from nanochat.track.provenance import provenance
+from nanochat.track.provenance import code_version, provenance
 from nanochat.track.wandb_follower import start_follower
-from nanochat.train.checkpoints import CheckpointStore
+from nanochat.train.checkpoints import CheckpointStore, Identity, Retention
 from nanochat.train.distributed import RankGroup
+from nanochat.train.fitting import Fit, key_of
 from nanochat.train.job import Job, Multipliers, TrainingResult
 from nanochat.train.launch import Launch, launched
 from nanochat.train.loop import train
+from nanochat.train.say import say
+from nanochat.train.watchdog import Hang, Watchdog
 
 STAGE_BEFORE = {"mid": "base", "sft": "mid"}
 
@@ -152,43 +158,87 @@ def _require_rows_of(sequence_len: int, rows: Path) -> None:
 def _train_stage(config: Config, stage: Stage, launch: Launch, bits_per_byte: BitsPerByte) -> None:
     disk, operation, started = config.disk, config.operation, time.time()
     same_bits_every_time()
-    identity = fingerprint([stage.settings, stage.inputs, stage.model.config.to_dict()])
-    group, deadline, lock = launch
+    identity = _identity(stage)
+    group, deadline, lease = launch
     first = group.is_first
     store = CheckpointStore(
         disk.checkpoints(stage.name),
         identity,
-        operation.keep_checkpoints,
-        read_only=not first,
-        may_write=lock.is_mine if lock else lambda: False,
+        Retention(operation.keep_checkpoints, operation.keep_every_steps, operation.keep_best),
+        group.rank,
+        group.world_size,
+        may_write=lease.is_mine if lease else lambda: False,
+        attempt=int(group.from_first(time.time_ns() // 1000)),
     )
     journal = Journal(disk.journal) if first else SilentJournal()
     if first and operation.wandb != "off":
         start_follower(disk.journal, stage.name, config.run, operation.wandb, disk.wandb)
-    job = _job(config, stage, identity, group, bits_per_byte)
-    result = train(job, store, journal, deadline)
+    with Watchdog(
+        disk.heartbeats,
+        stage.name,
+        group.rank,
+        group.world_size,
+        operation.hang_minutes * 60,
+        lambda hang: _note_hang(journal, identity, hang),
+    ) as watchdog:
+        job = _job(config, stage, identity, group, bits_per_byte, watchdog)
+        result = train(job, store, journal, deadline)
     journal.close()
     if first:
         job_id = deadline.job.id if deadline.job else None
         about = provenance(started, device_name(stage.model.device), job_id)
-        _publish(config, stage, result, identity, about)
-        store.prune(1)
+        _publish(config, stage, result, identity.fingerprint, about)
+        store.prune(Retention(1, operation.keep_every_steps, operation.keep_best))
+
+
+def _identity(stage: Stage) -> Identity:
+    """What the result depends on, by parts: what two checkpoints differ in can be told."""
+    shape = stage.model.config.to_dict()
+    determined_by = fingerprint([stage.settings, stage.inputs, shape])
+    return Identity(
+        determined_by,
+        {
+            "settings": stage.settings,
+            "inputs": stage.inputs,
+            "model": shape,
+            "code": code_version(),
+        },
+    )
+
+
+def _note_hang(journal: Journal, identity: Identity, hang: Hang) -> None:
+    """In the journal, which rank 0 has; and as the job's outcome, by whichever rank it is."""
+    leave_outcome(os.environ, f"train {hang.stage}", HangDetected.exit_code, hang.sentence)
+    journal.write(
+        "hang",
+        stage=hang.stage,
+        training=identity.fingerprint[:16],
+        step=hang.step,
+        section=hang.section,
+        rank=hang.rank,
+        host=hang.host,
+        seconds=round(hang.seconds, 1),
+    )
 
 
 def _job(
-    config: Config, stage: Stage, identity: str, group: RankGroup, bits_per_byte: BitsPerByte
+    config: Config,
+    stage: Stage,
+    identity: Identity,
+    group: RankGroup,
+    bits_per_byte: BitsPerByte,
+    watchdog: Watchdog,
 ) -> Job:
     disk = config.disk
     tokenizer = Tokenizer.load(disk.tokenizer)
     shape, steps = stage.model.config, stage.plan.steps
+    fit = _fit(config, stage, group)
     loader = RowLoader(
         stage.rows,
         stage.plan.total_batch_tokens // shape.sequence_len,
         config.seed,
         tokenizer.bos_id,
     )
-    validation = disk.rows(corpus_layout(disk).validation)
-    max_rows = -(-config.evaluation.validation_tokens // shape.sequence_len)
     stage.model.use_compiled(config.operation.compile)
 
     def multipliers(step: int) -> Multipliers:
@@ -198,31 +248,73 @@ def _job(
             schedules.weight_decay_multiplier(step, steps),
         )
 
-    def validate() -> float:
-        batches = validation_batches(
-            validation,
-            max_rows,
-            config.operation.device_rows,
-            tokenizer.bos_id,
-            group.rank,
-            group.world_size,
-        )
-        return bits_per_byte(stage.model, batches, tokenizer.token_bytes(), group.sum)["value"]
-
     return Job(
         stage=stage.name,
-        training=identity[:16],
+        training=identity.fingerprint[:16],
         model=stage.model,
-        optimizer=MuonAdamW(stage.model, stage.plan.lr_scale, stage.plan.weight_decay),
+        optimizer=MuonAdamW(
+            stage.model,
+            stage.plan.lr_scale,
+            stage.plan.weight_decay,
+            group.rank,
+            group.world_size,
+        ),
         loader=loader,
         steps=steps,
         multipliers=multipliers,
-        validate=validate,
+        validate=_validation(config, stage, group, bits_per_byte, tokenizer, fit.rows),
         operation=config.operation,
         flops_per_token=flops_per_token(shape),
         peak_flops=peak_flops(stage.model.device),
         group=group,
+        seed=config.seed,
+        device_rows=fit.rows,
+        enter=watchdog.enter,
+        remember_rows=fit.remember,
+        switches=disk.run,
     )
+
+
+def _fit(config: Config, stage: Stage, group: RankGroup) -> Fit:
+    """How many rows at a time, on all ranks: what was asked for, where the plan says that it fits
+    and no earlier start has learned otherwise."""
+    device, shape, mode = group.device, stage.model.config, config.operation.compile
+    compiled = mode == "on" or (mode == "auto" and can_compile(device))
+    hosts = group.gather_text(platform.node())
+    available = available_bytes(device, sharing=hosts.count(hosts[group.rank]))
+    plan = memory_plan(shape, group.world_size, stage.model.dtype.itemsize, device.type, compiled)
+    fit = Fit.of(
+        config.disk.checkpoints(stage.name) / "device_rows.json",
+        key_of(device_name(device) or "processor", available, shape, group.world_size, compiled),
+        plan,
+        available,
+        config.operation.device_rows,
+        note=None if group.is_first else lambda sentence: None,
+    )
+    rows = int(min(group.gather(float(fit.rows))))
+    if group.is_first:
+        say(f"{stage.name} {fit.sentence}")
+    return replace(fit, rows=rows)
+
+
+def _validation(
+    config: Config,
+    stage: Stage,
+    group: RankGroup,
+    bits_per_byte: BitsPerByte,
+    tokenizer: Tokenizer,
+    device_rows: int,
+) -> Callable[[], float]:
+    rows = config.disk.rows(corpus_layout(config.disk).validation)
+    max_rows = -(-config.evaluation.validation_tokens // stage.model.config.sequence_len)
+
+    def validate() -> float:
+        batches = validation_batches(
+            rows, max_rows, device_rows, tokenizer.bos_id, group.rank, group.world_size
+        )
+        return bits_per_byte(stage.model, batches, tokenizer.token_bytes(), group.sum)["value"]
+
+    return validate
 
 
 def _publish(
