@@ -68,7 +68,12 @@ def _findings(config: Config, ranks: int, gpu_memory: float | None) -> dict[str,
     shape = shape_of(config)
     device = _local_device(config, ranks) if gpu_memory is None else _given_gpu(config, gpu_memory)
     plan = memory_plan(
-        shape, ranks, device["dtype_bytes"], device["device_type"], device["compiled"]
+        shape,
+        ranks,
+        device["dtype_bytes"],
+        device["device_type"],
+        device["compiled"],
+        config.operation.shard == "weights",
     )
     limit = usable(device["memory"])
     return {

@@ -3,7 +3,8 @@
     python rank.py FOLDER ROW_FILE NAME:RANKS:JOB_ID:TROUBLE:STEPS ...
 
 One training after the other. TROUBLE befalls the last rank that has rows, at its third micro-batch:
-sigterm, nan (which ends the training), skip (a nan that does not), death, or none. Prints the exit
+sigterm, nan (which ends the training), skip (a nan that does not), death, or none; with `late` it
+starts seconds after the others. Prints the exit
 codes as JSON. Leaves in FOLDER what the test looks at, by name and rank: .safetensors (weights and
 moments), .json (the rows of each step), .err (standard error).
 """
@@ -89,6 +90,8 @@ def remember_rows(job: Job) -> list[list[int]]:
 
 
 def train_as_a_rank(folder: Path, row_file: Path, name: str, trouble: str, steps: int) -> None:
+    if trouble == "late" and os.environ["SLURM_PROCID"] == "1":
+        time.sleep(3)
     with launched(folder / name, os.environ) as (group, deadline, _):
         job = make_ranks_job(group, row_file, trouble, steps)
         if group.rank == min(1, group.world_size - 1):

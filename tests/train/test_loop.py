@@ -9,7 +9,10 @@ import torch
 from tiny_training import STEPS, assert_same_bits, make_job, make_store, run, state_of
 
 from nanochat.errors import StoppedEarly, TrainingDiverged
-from nanochat.track.journal import read_events
+from nanochat.files import fingerprint
+from nanochat.track.journal import SilentJournal, read_events
+from nanochat.train.checkpoints import CheckpointStore, Identity, Retention
+from nanochat.train.loop import train
 
 
 class Killed(BaseException):
@@ -57,6 +60,23 @@ def test_the_device_batch_changes_rounding_only(row_file: Path, tmp_path: Path) 
     run(split, tmp_path, "split")
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(split.model.state_dict()[name], tensor, rtol=0, atol=2e-3)
+
+
+def test_another_training_starts_afresh_and_says_what_is_different(
+    row_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for scale in (1.0, 0.5, 1.0):
+        settings = {"base": {"lr_scale": scale, "steps": STEPS}}
+        identity = Identity(
+            fingerprint(settings), {"settings": settings, "code": {"commit": scale}}
+        )
+        store = CheckpointStore(tmp_path / "run", identity, Retention(2))
+        train(make_job(row_file), store, SilentJournal())
+    said = capsys.readouterr().out
+    assert said.count("starts afresh") == 1
+    assert f"checkpoint of step {STEPS} in " in said
+    assert "is of another training (settings.base.lr_scale 1.0, now 0.5)" in said
+    assert f"base resumes after step {STEPS} of {STEPS}" in said, "changed back, it is found again"
 
 
 def test_training_learns(row_file: Path, tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_by_all(
     assert_same_tensors(only_weights(folder, "skipped", 0), only_weights(folder, "skipped", 1))
 
 
+def test_ranks_wait_for_one_that_starts_late(
+    straight: dict[int, list[Ended]], folder: Path, row_file: Path
+) -> None:
+    (ended,) = launch(folder, row_file, "slow:2:late")
+    assert [rank.code for rank in ended] == [0, 0], ended
+    assert_same_tensors(weights(folder, "on2", 0), weights(folder, "slow", 0))
+
+
 def test_a_rank_that_dies_ends_the_others_in_one_sentence(folder: Path, row_file: Path) -> None:
     ((first, second),) = launch(folder, row_file, "lost:2:death")
     assert second.code == 9

@@ -86,10 +86,12 @@ class GPT(nn.Module):
         self._compile_mode: CompileMode = "off"
 
     @classmethod
-    def fresh(cls, config: GPTConfig, device: torch.device, seed: int) -> Self:
-        """A newly initialised model on `device`."""
+    def fresh(
+        cls, config: GPTConfig, device: torch.device, seed: int, dtype: torch.dtype | None = None
+    ) -> Self:
+        """A newly initialised model on `device`; `dtype` by default as that device computes."""
         with torch.device("meta"):
-            model = cls(config, compute_dtype(device))
+            model = cls(config, dtype or compute_dtype(device))
         model.to_empty(device=device)
         model.init_weights(seed)
         return model

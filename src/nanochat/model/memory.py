@@ -84,23 +84,40 @@ class MemoryPlan:
 
 
 def memory_plan(
-    shape: GPTConfig, world_size: int, dtype_bytes: int, device_type: str, compiled: bool
+    shape: GPTConfig,
+    world_size: int,
+    dtype_bytes: int,
+    device_type: str,
+    compiled: bool,
+    shards_weights: bool = False,
 ) -> MemoryPlan:
-    """The plan for `world_size` ranks; `dtype_bytes` is the size of an activation (2 or 4)."""
+    """The plan for `world_size` ranks; `dtype_bytes` is the size of an activation (2 or 4).
+
+    With `shards_weights` the ranks divide weights and gradients too, and hold of them what a block
+    needs at a time (this part is reasoned, not measured).
+    """
     counts = count_parameters(shape)
     embeddings = counts.embedding + counts.value_embeddings
     weights = FLOAT32 * (counts.total - embeddings) + dtype_bytes * embeddings
     own_weights, moments = _owned(shape, world_size, dtype_bytes)
     kept = kept_per_token(shape, dtype_bytes, device_type, compiled)
     backward = BACKWARD_CHANNELS["compiled" if compiled else "eager"] * shape.n_embd * dtype_bytes
+    copies, loss = (
+        _copies(shape, dtype_bytes, compiled),
+        _loss_bytes(shape, dtype_bytes, device_type, compiled),
+    )
+    if shards_weights and world_size > 1:
+        weights = -(-weights // world_size)
+        copies = _gathered(shape, dtype_bytes)
+        loss += FLOAT32 * shape.vocab_size * shape.n_embd  # the head's gradient on its way
     return MemoryPlan(
         weights=weights,
         gradients=weights,
         optimizer=moments,
         save_copy=own_weights + moments,
-        copies=_copies(shape, dtype_bytes, compiled),
+        copies=copies,
         activations_per_row=shape.sequence_len * (kept + backward),
-        loss=_loss_bytes(shape, dtype_bytes, device_type, compiled),
+        loss=loss,
         update=_update_bytes(shape, world_size, dtype_bytes),
         world_size=world_size,
         device_type=device_type,
@@ -214,6 +231,17 @@ def _copies(shape: GPTConfig, dtype_bytes: int, compiled: bool) -> int:
     masked = sum(window < shape.sequence_len for window in shape.windows)
     masks = min(masked, 1) if compiled else masked  # a compiler makes one for all layers
     return cast + masks * shape.sequence_len**2 * dtype_bytes
+
+
+def _gathered(shape: GPTConfig, dtype_bytes: int) -> int:
+    """Whole weights that are there for a moment: the head, the largest embedding, a block and the
+    next one with their gradients; and masks."""
+    V, C = shape.vocab_size, shape.n_embd
+    block = count_parameters(shape).matrices // shape.n_layer
+    masked = sum(window < shape.sequence_len for window in shape.windows)
+    at_once = 3 * block * dtype_bytes + 2 * block * FLOAT32
+    masks = masked * shape.sequence_len**2 * dtype_bytes
+    return FLOAT32 * V * C + dtype_bytes * V * C + at_once + masks
 
 
 def _loss_bytes(shape: GPTConfig, dtype_bytes: int, device_type: str, compiled: bool) -> int:

@@ -50,16 +50,23 @@ class MuonStack:
         return torch.stack([gradient_of(parameter) for parameter in self.parameters.values()])
 
     def update(self, gradient: Tensor, update: Update) -> None:
-        gradient_KMN = gradient
+        update_KMN = self.direction(gradient, update)
+        for parameter, update_MN in zip(self.parameters.values(), update_KMN, strict=True):
+            self.apply(parameter, update_MN, update)
+
+    def direction(self, gradient_KMN: Tensor, update: Update) -> Tensor:
+        """Which way the matrices go, float32 [K, M, N]; the owner's moments follow the gradient,
+        which is spent."""
         self.momentum_KMN.lerp_(gradient_KMN, 1 - update.momentum)
         gradient_KMN.lerp_(self.momentum_KMN, update.momentum)  # Nesterov
-        update_KMN = orthogonalize(gradient_KMN.to(self.dtype)).float()
-        update_KMN = self._even_out(update_KMN)
+        return self._even_out(orthogonalize(gradient_KMN.to(self.dtype)).float())
+
+    def apply(self, weights: Tensor, update_MN: Tensor, update: Update) -> None:
+        """Changes one matrix, or some rows of it; `update_MN` is spent."""
         lr = self.lr * update.lr_multiplier * math.sqrt(max(1.0, self.rows / self.columns))
-        for parameter, update_MN in zip(self.parameters.values(), update_KMN, strict=True):
-            # decay only where it pulls the same way as the update (arXiv 2510.12402)
-            decayed_MN = parameter * (update_MN * parameter >= 0)
-            parameter.sub_(update_MN.add_(decayed_MN, alpha=update.weight_decay), alpha=lr)
+        # decay only where it pulls the same way as the update (arXiv 2510.12402)
+        decayed_MN = weights * (update_MN * weights >= 0)
+        weights.sub_(update_MN.add_(decayed_MN, alpha=update.weight_decay), alpha=lr)
 
     def weights(self) -> dict[str, Owned]:
         return {name: Owned(parameter.detach()) for name, parameter in self.parameters.items()}

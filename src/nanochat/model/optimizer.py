@@ -45,9 +45,9 @@ class MuonAdamW:
         self.weight_decay = weight_decay
         self.rank = rank
         self.parameters = dict(model.named_parameters())
-        units = [
-            *_adam_units(model, self.parameters, lr_scale, rank, world_size),
-            *_muon_units(model, self.parameters, lr_scale, rank, world_size),
+        units: list[Unit] = [
+            *adam_units(model, self.parameters, lr_scale, rank, world_size),
+            *muon_units(model, self.parameters, lr_scale, rank, world_size),
         ]
         layers = model.config.n_layer
         self.units = sorted(units, key=lambda unit: _finished(unit, layers))
@@ -127,14 +127,15 @@ def _finished(unit: Unit, layers: int) -> int:
     return max(when(name) for name in unit.parameters)
 
 
-def _adam_units(
+def adam_units(
     model: GPT,
     parameters: dict[str, nn.Parameter],
     lr_scale: float,
     rank: int,
     world_size: int,
-) -> list[Unit]:
-    units: list[Unit] = []
+) -> list[AdamRows]:
+    """Rows of everything but the blocks' matrices, divided over the ranks."""
+    units: list[AdamRows] = []
     for group in ADAM_GROUPS:
         width_factor = (model.config.n_embd / REFERENCE_WIDTH) ** -0.5 if group.by_width else 1.0
         lr = group.lr * width_factor * lr_scale
@@ -149,18 +150,19 @@ def _adam_units(
     return units
 
 
-def _muon_units(
+def muon_units(
     model: GPT,
     parameters: dict[str, nn.Parameter],
     lr_scale: float,
     rank: int,
     world_size: int,
-) -> list[Unit]:
+) -> list[MuonStack]:
+    """The blocks' matrices by shape, divided over the ranks; a rank has one stack of a shape."""
     by_shape: dict[torch.Size, list[str]] = {}
     for name, parameter in parameters.items():
         if name.startswith("blocks."):
             by_shape.setdefault(parameter.shape, []).append(name)
-    units: list[Unit] = []
+    units: list[MuonStack] = []
     for turn, names in enumerate(by_shape.values()):
         for part in range(world_size):
             owner = (part + turn) % world_size  # so that not always the same rank has one more

@@ -26,11 +26,18 @@ MADE_BY = "make run"
 
 def save_model(directory: Path, model: GPT, extra: dict[str, Any]) -> str:
     """Writes the model and `extra` (JSON-like) into `directory`; returns the weights' SHA-256."""
+    return save_weights(directory, model.config, model.state_dict(), extra)
+
+
+def save_weights(
+    directory: Path, config: GPTConfig, weights: dict[str, Tensor], extra: dict[str, Any]
+) -> str:
+    """The same of a model that is not in memory as a whole."""
     weights_path = directory / WEIGHTS_FILE
     with atomic_path(weights_path) as temporary:
-        write_tensors(model.state_dict(), temporary)
+        write_tensors(weights, temporary)
     digest = sha256_of(weights_path)
-    content = {"model": model.config.to_dict(), "weights_sha256": digest, "extra": extra}
+    content = {"model": config.to_dict(), "weights_sha256": digest, "extra": extra}
     write_json(directory / CONFIG_FILE, content)
     return digest
 
@@ -47,8 +54,8 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(int(code[1]), str(exc)) from exc
 
 
-def load_model(directory: Path, device: torch.device) -> GPT:
-    """The model that `save_model` wrote, on `device`, in that device's compute dtype.
+def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None = None) -> GPT:
+    """The model that `save_model` wrote, on `device`, in `dtype` or that device's compute dtype.
 
     Raises MissingArtefact if a file is not there, DamagedArtefact if the weights are not those
     that the config describes or another version of the program wrote them.
@@ -56,7 +63,7 @@ def load_model(directory: Path, device: torch.device) -> GPT:
     config, digest = _read_config(directory)
     weights = _read_weights(directory / WEIGHTS_FILE, digest)
     with torch.device("meta"):
-        model = GPT(config, compute_dtype(device))
+        model = GPT(config, dtype or compute_dtype(device))
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if {name: tuple(tensor.shape) for name, tensor in weights.items()} != expected:
         raise DamagedArtefact(

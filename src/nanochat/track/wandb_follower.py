@@ -22,7 +22,7 @@ from nanochat.track.journal import parse_event
 
 POLL_SECONDS = 1.0
 LOGGED = {
-    "step": ("loss", "lr_multiplier", "tokens", "tokens_per_second", "memory_bytes"),
+    "step": ("loss", "grad_norm", "lr_multiplier", "tokens", "tokens_per_second", "memory_bytes"),
     "validation": ("bpb",),
 }
 

@@ -7,7 +7,7 @@ How many ranks wrote a checkpoint is no difference. Reads only.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class Difference:
     """One thing that is not the same in both."""
 
     kind: str
-    """A part of the tensors (model, optimizer, ...), `step`, `loop_state` or `identity`."""
+    """A part of the tensors (model, optimizer, ...), `step`, `loop_state`, `identity`; `value`."""
     name: str
     one: Any
     """The value here; of a tensor its dtype and shape ..."""
@@ -48,7 +48,8 @@ def differences(one: Checkpoint, other: Checkpoint) -> list[Difference]:
     """Everything that differs; empty where the two are the same, bit for bit."""
     found = [] if one.step == other.step else [Difference("step", "", one.step, other.step)]
     for kind in ("identity", "loop_state"):
-        found += _of_values(kind, one.manifest[kind], other.manifest[kind])
+        pair = one.manifest[kind], other.manifest[kind]
+        found += [replace(each, kind=kind) for each in differing_values(*pair)]
     parts = {**one.manifest["tensors"], **other.manifest["tensors"]}
     names = [
         (part, name) for part in parts for name in sorted({*one.names(part), *other.names(part)})
@@ -59,13 +60,13 @@ def differences(one: Checkpoint, other: Checkpoint) -> list[Difference]:
     return found
 
 
-def _of_values(kind: str, one: Any, other: Any) -> Iterator[Difference]:
+def differing_values(one: Any, other: Any) -> Iterator[Difference]:
     """Leaves of two JSON values that are not equal, by their dotted path."""
     ours, theirs = dict(_leaves(one)), dict(_leaves(other))
     for path in sorted({*ours, *theirs}):
         pair = ours.get(path, ABSENT), theirs.get(path, ABSENT)
         if pair[0] != pair[1]:
-            yield Difference(kind, path, *pair)
+            yield Difference("value", path, *pair)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

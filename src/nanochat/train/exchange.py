@@ -13,15 +13,34 @@ weights are sent while the next unit is being updated. Reads and writes no files
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from nanochat.data.loader import Batch, RowLoader
 from nanochat.model.optimizer import MuonAdamW
 from nanochat.model.units import Update
 from nanochat.train.distributed import RankGroup, Transfer
+
+
+class AnyExchange(Protocol):
+    """What a step asks of it; see Exchange."""
+
+    def micro_batches(self, loader: RowLoader, step: int, device_rows: int) -> list[Batch]: ...
+
+    def overlapping(self, is_last: bool = True) -> AbstractContextManager[None]: ...
+
+    def collect(self) -> float: ...
+
+    def update(self, update: Update) -> None: ...
+
+    def drop(self) -> None: ...
+
+
+ExchangeOf = Callable[[RankGroup, MuonAdamW], AnyExchange]
 
 
 class Exchange:
@@ -43,12 +62,20 @@ class Exchange:
                     self._finished
                 )
 
+    def micro_batches(self, loader: RowLoader, step: int, device_rows: int) -> list[Batch]:
+        """This rank's rows of a step; none where there are fewer rows than ranks."""
+        group = self.group
+        return list(loader.micro_batches(step, device_rows, group.rank, group.world_size))
+
     @contextmanager
-    def overlapping(self) -> Iterator[None]:
-        """Around the step's last backward pass, after which no gradient changes any more.
+    def overlapping(self, is_last: bool = True) -> Iterator[None]:
+        """Around a backward pass; after the step's last one no gradient changes any more.
 
         A pass that failed may be repeated: what has left already is not sent again.
         """
+        if not is_last:
+            yield
+            return
         self._missing = [len(unit.parameters) for unit in self.units]
         self._is_last_backward = True
         try:

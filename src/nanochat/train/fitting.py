@@ -82,12 +82,18 @@ def before_start(plan: MemoryPlan, available: int, rows: int) -> Start:
 
 
 def key_of(
-    device_name: str, available: int, shape: GPTConfig, world_size: int, compiled: bool
+    device_name: str,
+    available: int,
+    shape: GPTConfig,
+    world_size: int,
+    compiled: bool,
+    shards_weights: bool = False,
 ) -> str:
     """What a finding holds for, in words that a person can read too."""
     ranks = f"{world_size} rank" + "s" * (world_size > 1)
     compute = "compiled" if compiled else "eager"
     model = fingerprint(shape.to_dict())[:16]
+    compute += ", weights divided" * shards_weights
     return f"{device_name}, {available / GIB:.0f} GiB, {ranks}, {compute}, model {model}"
 
 

@@ -14,6 +14,7 @@ from nanochat.model.optimizer import MuonAdamW
 from nanochat.settings import OperationSettings
 from nanochat.track.journal import Journal
 from nanochat.train.distributed import RankGroup
+from nanochat.train.exchange import Exchange, ExchangeOf
 from nanochat.train.watchdog import Section
 
 LOSS_SMOOTHING = 0.9
@@ -50,6 +51,8 @@ class Job:
     peak_flops: float | None
     """FLOP/s that a rank's device reaches at best; None where nobody has measured it."""
     group: RankGroup = field(default_factory=RankGroup)
+    exchange: ExchangeOf = Exchange
+    """How gradients and updates travel between the ranks; what belongs to the optimizer."""
     seed: int = 0
     """Of the random states; each rank's differs."""
     device_rows: int = 32

@@ -21,11 +21,12 @@ from nanochat.errors import NotSaved, TrainingDiverged
 from nanochat.hpc.deadline import Deadline
 from nanochat.hpc.processes import own_start
 from nanochat.track.journal import Journal
-from nanochat.track.step_line import StepLine, format_step
+from nanochat.train.beside import started_afresh
 from nanochat.train.boundary import SUPERSEDED, Agreement, Boundary
 from nanochat.train.checkpoints import CheckpointStore
 from nanochat.train.job import Job, LoopState, TrainingResult, peak_memory_bytes
 from nanochat.train.leaving import leave
+from nanochat.train.lines import StepLines
 from nanochat.train.resume import resume
 from nanochat.train.saver import SaveEnded, Saver
 from nanochat.train.say import say
@@ -35,7 +36,6 @@ from nanochat.train.stop import StopFlag
 from nanochat.train.stragglers import StepTimes, describe
 from nanochat.train.watchdog import Section
 
-SECONDS_BETWEEN_LINES = 5.0
 STEPS_BETWEEN_COMPARISONS = 50
 """After so many steps the ranks compare how long they take."""
 LAST_SAVES = 3
@@ -54,9 +54,10 @@ def train(
     deadline = deadline or Deadline()
     if job.group.is_first:
         store.clean()
-    state = resume(job, store) or LoopState()
-    if state.step and job.group.is_first:
-        say(f"{job.stage} resumes after step {state.step} of {job.steps}")
+    restored = resume(job, store)
+    state = restored or LoopState()
+    if job.group.is_first:
+        _say_where_it_begins(job, restored, store)
     _note_start(job, state, journal, deadline)
     with StopFlag() as stop, Saver(job, store) as saver:
         boundary = Boundary(job, stop, deadline, state.step)
@@ -73,6 +74,13 @@ def train(
         tokens_per_second=state.tokens / max(state.seconds, 1e-9),
         peak_memory_bytes=peak_memory_bytes(),
     )
+
+
+def _say_where_it_begins(job: Job, restored: LoopState | None, store: CheckpointStore) -> None:
+    if restored is not None:
+        say(f"{job.stage} resumes after step {restored.step} of {job.steps}")
+    elif sentence := started_afresh(job.stage, store.folder.parent, store.identity):
+        say(sentence)
 
 
 def _note_start(job: Job, state: LoopState, journal: Journal, deadline: Deadline) -> None:
@@ -107,7 +115,7 @@ class _Training:
         self.stepper = Stepper(job, saver)
         self.spikes = SpikeDetector(state.recent_losses)
         self.times = StepTimes(STEPS_BETWEEN_COMPARISONS)
-        self.lines = _Lines(job)
+        self.lines = StepLines(job)
 
     def run(self) -> LoopState:
         """Returns the state after the last step; raises what `leave` raises before it."""
@@ -332,41 +340,3 @@ class _Training:
     def _say(self, sentence: str) -> None:
         if self.job.group.is_first:
             say(f"{self.job.stage} {sentence}")
-
-
-class _Lines:
-    """Prints the first and the last step, and one every few seconds between them."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.last_line = -math.inf
-        self.steps = 0
-        self.seconds = 0.0
-
-    def print(self, state: LoopState, seconds: float) -> None:
-        """Called after every step, with its seconds."""
-        self.steps += 1
-        self.seconds += seconds
-        last = state.step == self.job.steps
-        if not last and time.monotonic() - self.last_line < SECONDS_BETWEEN_LINES:
-            return
-        self.last_line = time.monotonic()
-        step_seconds = self.seconds / self.steps
-        self.steps, self.seconds = 0, 0.0
-        if self.job.group.is_first:
-            say(format_step(self._line(state, step_seconds)))
-
-    def _line(self, state: LoopState, step_seconds: float) -> StepLine:
-        rate = self.job.loader.rows_per_step * self.job.loader.sequence_len / step_seconds
-        peak = (self.job.peak_flops or 0.0) * self.job.group.world_size
-        return StepLine(
-            stage=self.job.stage,
-            step=state.step,
-            steps=self.job.steps,
-            loss=state.loss(),
-            lr=self.job.multipliers(max(state.step - 1, 0)).learning_rate,
-            tokens_per_second=round(rate),
-            step_seconds=step_seconds,
-            eta_seconds=step_seconds * (self.job.steps - state.step),
-            mfu=rate * self.job.flops_per_token / peak if peak else None,
-        )

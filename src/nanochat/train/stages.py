@@ -10,70 +10,41 @@ last the stage's result: models/<run>/<stage>/model.safetensors, config.json and
 
 import math
 import os
-import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from nanochat.config import Config
 from nanochat.data.layout import corpus_layout
-from nanochat.data.loader import Batch, RowLoader, validation_batches
 from nanochat.data.rows import open_rows, verify_rows
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import DamagedArtefact, HangDetected
-from nanochat.files import fingerprint, read_json, write_json
+from nanochat.files import fingerprint, read_json
 from nanochat.hpc.outcomes import leave_outcome
 from nanochat.model import schedules
-from nanochat.model.device import can_compile, same_bits_every_time
+from nanochat.model.device import compute_dtype, same_bits_every_time
 from nanochat.model.gpt import GPT
 from nanochat.model.gpt_config import shape_of
-from nanochat.model.hardware import device_name, peak_flops
-from nanochat.model.memory import available_bytes, memory_plan
-from nanochat.model.optimizer import MuonAdamW
-from nanochat.model.scaling import TrainingPlan, count_parameters, flops_per_token, plan
-from nanochat.model.weights import load_model, save_model
+from nanochat.model.hardware import device_name
+from nanochat.model.scaling import plan
+from nanochat.model.weights import load_model
 from nanochat.track.journal import Journal, SilentJournal
 from nanochat.track.provenance import code_version, provenance
 from nanochat.track.wandb_follower import start_follower
 from nanochat.train.checkpoints import CheckpointStore, Identity, Retention
 from nanochat.train.distributed import RankGroup
-from nanochat.train.fitting import Fit, key_of
-from nanochat.train.job import Job, Multipliers, TrainingResult
 from nanochat.train.launch import Launch, launched
 from nanochat.train.loop import train
-from nanochat.train.say import say
+from nanochat.train.prepare import BitsPerByte, job_of, shards_weights
+from nanochat.train.stage import Stage, publish
 from nanochat.train.watchdog import Hang, Watchdog
 
 STAGE_BEFORE = {"mid": "base", "sft": "mid"}
-
-# How a model's bits per byte are measured on batches (eval/bpb.py): handed in by the caller, with
-# what sums over the ranks.
-OverRanks = Callable[[Sequence[float]], list[float]]
-BitsPerByte = Callable[
-    [GPT, Iterable[Batch], npt.NDArray[np.int32], OverRanks], Mapping[str, float]
-]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage, ready to be trained: what the loop gets, and what the result depends on."""
-
-    name: str
-    model: GPT
-    rows: Sequence[Path]
-    plan: TrainingPlan
-    warmdown: float
-    """Last fraction of the steps, over which the learning rates fall ..."""
-    final_lr: float
-    """... to this fraction."""
-    settings: dict[str, Any]
-    inputs: dict[str, Any]
-    """Fingerprints of everything that was read."""
 
 
 def train_base(
@@ -108,7 +79,7 @@ def _base_stage(config: Config, group: RankGroup) -> Stage:
     )
     return Stage(
         name="base",
-        model=GPT.fresh(shape, group.device, config.seed),
+        model=GPT.fresh(shape, _built_on(config, group), config.seed, compute_dtype(group.device)),
         rows=rows,
         plan=base_plan,
         warmdown=settings.warmdown_fraction,
@@ -122,7 +93,7 @@ def _chat_stage(config: Config, name: str, group: RankGroup) -> Stage:
     settings = config.chat_stage(name)
     before = config.disk.stage(STAGE_BEFORE[name])
     rows = [config.disk.chat_rows(name)]
-    model = load_model(before, group.device)
+    model = load_model(before, _built_on(config, group), compute_dtype(group.device))
     record = read_json(before / "record.json", "make run")
     _require_rows_of(model.config.sequence_len, rows[0])
     rows_per_step = settings.total_batch_tokens // model.config.sequence_len
@@ -181,13 +152,17 @@ def _train_stage(config: Config, stage: Stage, launch: Launch, bits_per_byte: Bi
         operation.hang_minutes * 60,
         lambda hang: _note_hang(journal, identity, hang),
     ) as watchdog:
-        job = _job(config, stage, identity, group, bits_per_byte, watchdog)
+        job = job_of(config, stage, identity.fingerprint[:16], group, bits_per_byte, watchdog)
         result = train(job, store, journal, deadline)
     journal.close()
     if first:
         job_id = deadline.job.id if deadline.job else None
         about = provenance(started, device_name(stage.model.device), job_id)
-        _publish(config, stage, result, identity.fingerprint, about)
+        divided = shards_weights(config, group)
+        weights = (
+            _whole_weights(stage, store, result.steps) if divided else stage.model.state_dict()
+        )
+        publish(config, stage, weights, result, identity.fingerprint, about)
         store.prune(Retention(1, operation.keep_every_steps, operation.keep_best))
 
 
@@ -221,128 +196,6 @@ def _note_hang(journal: Journal, identity: Identity, hang: Hang) -> None:
     )
 
 
-def _job(
-    config: Config,
-    stage: Stage,
-    identity: Identity,
-    group: RankGroup,
-    bits_per_byte: BitsPerByte,
-    watchdog: Watchdog,
-) -> Job:
-    disk = config.disk
-    tokenizer = Tokenizer.load(disk.tokenizer)
-    shape, steps = stage.model.config, stage.plan.steps
-    fit = _fit(config, stage, group)
-    loader = RowLoader(
-        stage.rows,
-        stage.plan.total_batch_tokens // shape.sequence_len,
-        config.seed,
-        tokenizer.bos_id,
-    )
-    stage.model.use_compiled(config.operation.compile)
-
-    def multipliers(step: int) -> Multipliers:
-        return Multipliers(
-            schedules.lr_multiplier(step, steps, stage.warmdown, stage.final_lr),
-            schedules.muon_momentum(step, steps, stage.warmdown),
-            schedules.weight_decay_multiplier(step, steps),
-        )
-
-    return Job(
-        stage=stage.name,
-        training=identity.fingerprint[:16],
-        model=stage.model,
-        optimizer=MuonAdamW(
-            stage.model,
-            stage.plan.lr_scale,
-            stage.plan.weight_decay,
-            group.rank,
-            group.world_size,
-        ),
-        loader=loader,
-        steps=steps,
-        multipliers=multipliers,
-        validate=_validation(config, stage, group, bits_per_byte, tokenizer, fit.rows),
-        operation=config.operation,
-        flops_per_token=flops_per_token(shape),
-        peak_flops=peak_flops(stage.model.device),
-        group=group,
-        seed=config.seed,
-        device_rows=fit.rows,
-        enter=watchdog.enter,
-        remember_rows=fit.remember,
-        switches=disk.run,
-    )
-
-
-def _fit(config: Config, stage: Stage, group: RankGroup) -> Fit:
-    """How many rows at a time, on all ranks: what was asked for, where the plan says that it fits
-    and no earlier start has learned otherwise."""
-    device, shape, mode = group.device, stage.model.config, config.operation.compile
-    compiled = mode == "on" or (mode == "auto" and can_compile(device))
-    hosts = group.gather_text(platform.node())
-    available = available_bytes(device, sharing=hosts.count(hosts[group.rank]))
-    plan = memory_plan(shape, group.world_size, stage.model.dtype.itemsize, device.type, compiled)
-    fit = Fit.of(
-        config.disk.checkpoints(stage.name) / "device_rows.json",
-        key_of(device_name(device) or "processor", available, shape, group.world_size, compiled),
-        plan,
-        available,
-        config.operation.device_rows,
-        note=None if group.is_first else lambda sentence: None,
-    )
-    rows = int(min(group.gather(float(fit.rows))))
-    if group.is_first:
-        say(f"{stage.name} {fit.sentence}")
-    return replace(fit, rows=rows)
-
-
-def _validation(
-    config: Config,
-    stage: Stage,
-    group: RankGroup,
-    bits_per_byte: BitsPerByte,
-    tokenizer: Tokenizer,
-    device_rows: int,
-) -> Callable[[], float]:
-    rows = config.disk.rows(corpus_layout(config.disk).validation)
-    max_rows = -(-config.evaluation.validation_tokens // stage.model.config.sequence_len)
-
-    def validate() -> float:
-        batches = validation_batches(
-            rows, max_rows, device_rows, tokenizer.bos_id, group.rank, group.world_size
-        )
-        return bits_per_byte(stage.model, batches, tokenizer.token_bytes(), group.sum)["value"]
-
-    return validate
-
-
-def _publish(
-    config: Config, stage: Stage, result: TrainingResult, identity: str, about: dict[str, Any]
-) -> None:
-    """The stage's result; the record comes last, since it says that all is there."""
-    folder = config.disk.stage(stage.name)
-    digest = save_model(folder, stage.model, {"stage": stage.name, "run": config.run})
-    counts = count_parameters(stage.model.config)
-    record = {
-        "stage": stage.name,
-        "run": config.run,
-        "settings": stage.settings,
-        "plan": {
-            "parameters": counts.total,
-            "scaling_parameters": counts.scaling,
-            "flops_per_token": flops_per_token(stage.model.config),
-            **asdict(stage.plan),
-        },
-        "inputs": stage.inputs,
-        "fingerprint": identity,
-        "result": asdict(result),
-        "weights_sha256": digest,
-        "provenance": about,
-    }
-    write_json(folder / "record.json", record)
-
-
 def _inputs(config: Config, rows: Sequence[Path], group: RankGroup) -> dict[str, Any]:
     """Fingerprints of the tokenizer and of rows with their masks; rank 0 verifies all bytes."""
     checked = verify_rows if group.is_first else open_rows
@@ -351,3 +204,15 @@ def _inputs(config: Config, rows: Sequence[Path], group: RankGroup) -> dict[str,
         "tokenizer": Tokenizer.load(config.disk.tokenizer).fingerprint,
         "rows": [[record["sha256"], record.get("mask_sha256")] for record in records],
     }
+
+
+def _built_on(config: Config, group: RankGroup) -> torch.device:
+    """Where a model is made: on the host where no device has room for all of it."""
+    return torch.device("cpu") if shards_weights(config, group) else group.device
+
+
+def _whole_weights(stage: Stage, store: CheckpointStore, step: int) -> dict[str, Tensor]:
+    """On the host, from the last checkpoint: no rank has all of them."""
+    store.verify(step)
+    last = store.open(step)
+    return {name: last.rows("model", name) for name in stage.model.state_dict()}

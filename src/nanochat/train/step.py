@@ -12,14 +12,13 @@ the same. Reads packed rows; writes nothing.
 import gc
 import math
 import time
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 
 from nanochat.data.loader import Batch
 from nanochat.errors import DamagedArtefact, OutOfMemory
-from nanochat.train.exchange import Exchange, norm_of
+from nanochat.train.exchange import norm_of
 from nanochat.train.fitting import is_out_of_memory
 from nanochat.train.job import Job, LoopState
 from nanochat.train.saver import Saver
@@ -58,7 +57,7 @@ class Stepper:
 
     def __init__(self, job: Job, saver: Saver) -> None:
         self.job, self.saver = job, saver
-        self.exchange = Exchange(job.group, job.optimizer)
+        self.exchange = job.exchange(job.group, job.optimizer)
         self.device_rows = job.device_rows
         self.ran_out_of_memory = False
         """Since it was last asked."""
@@ -105,12 +104,7 @@ class Stepper:
         )
 
     def _batches(self, state: LoopState) -> list[Batch]:
-        group = self.job.group
-        return list(
-            self.job.loader.micro_batches(
-                state.data_step, self.device_rows, group.rank, group.world_size
-            )
-        )
+        return self.exchange.micro_batches(self.job.loader, state.data_step, self.device_rows)
 
     def _gradients(self, state: LoopState, share: Share, targets: int) -> float:
         """This rank's gradients, with as many rows at a time as fit; its summed loss in nats."""
@@ -153,7 +147,7 @@ class Stepper:
             )
             job.enter(Section.BACKWARD, number)
             is_last = inputs_BT is batches[-1][0]
-            with self.exchange.overlapping() if is_last else nullcontext():
+            with self.exchange.overlapping(is_last):
                 (loss / targets).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return float(total)
