@@ -51,8 +51,11 @@ docs: setup ## write the generated pages again: config schema and reference
 	$(BIN)/nanochat config reference > docs/reference/config.md
 	$(BIN)/nanochat config reference --site > docs/reference/site.md
 
-bench: setup ## measure: training, decoding, tokenizer, packing, loader (JSON in benchmarks/results)
+bench: setup ## measure: training, ranks, saving, crashes, decoding, data, downloads (JSON in benchmarks/results)
 	$(BIN)/python benchmarks/training.py --output benchmarks/results/training.json
+	$(BIN)/python benchmarks/ranks.py --output benchmarks/results/ranks.json
+	$(BIN)/python benchmarks/save_stall.py --output benchmarks/results/save_stall.json
+	$(BIN)/python benchmarks/crash_sweep.py --output benchmarks/results/crash_sweep.json
 	$(BIN)/python benchmarks/decode.py --output benchmarks/results/decode.json
 	$(BIN)/python benchmarks/data.py --output benchmarks/results/data.json
 	$(BIN)/python benchmarks/downloads.py --folder /dev/shm --output benchmarks/results/downloads.json

@@ -11,6 +11,7 @@ Shapes: B batch, T time, C channels, H heads, K key/value heads, D head size, V 
 """
 
 import math
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -42,6 +43,14 @@ class MLP(nn.Module):
         """x [B, T, C] to [B, T, C]."""
         y_BTC: Tensor = self.project(F.relu(self.expand(x_BTC)).square())
         return y_BTC
+
+
+def _compiled_for_training(
+    forward: Callable[..., Tensor], mode: CompileMode, device: torch.device
+) -> Callable[..., Tensor]:
+    """Eager where no gradient is wanted: evaluation has batches of many sizes."""
+    fused = compiled(forward, mode, device)
+    return lambda *inputs: (fused if torch.is_grad_enabled() else forward)(*inputs)
 
 
 class Block(nn.Module):
@@ -125,10 +134,19 @@ class GPT(nn.Module):
             self.residual_lambdas.copy_(torch.linspace(1.15, 1.05, L, device=device))
             self.first_lambdas.copy_(torch.linspace(0.20, 0.05, L, device=device))
 
-    def use_compiled(self, mode: CompileMode) -> None:
-        """Chooses how training computes: compiled or eager (see `device.compiled`)."""
+    def use_compiled(self, mode: CompileMode, by_block: bool = False) -> None:
+        """Chooses how training computes: compiled or eager (see `device.compiled`).
+
+        With `by_block` each block is compiled for itself: then its gradients are there as soon as
+        backward is through with it, not all at the end, and like blocks are compiled once (at depth
+        6 on a processor: 25 s in place of 138, and 14 % more for a pass).
+        """
         self._compile_mode = mode
-        self._training_trunk = compiled(self._trunk, mode, self.device)
+        if not by_block:
+            self._training_trunk = compiled(self._trunk, mode, self.device)
+            return
+        for block in self.blocks:
+            block.forward = _compiled_for_training(block.forward, mode, self.device)
 
     def for_inference(self) -> Self:
         """Casts the matrices to the compute dtype, for good: the same logits, no more training."""

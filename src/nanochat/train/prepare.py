@@ -60,7 +60,10 @@ def job_of(
         tokenizer.bos_id,
     )
     optimizer, exchange = _optimizer(config, stage, group)
-    stage.model.use_compiled(config.operation.compile)
+    # Gradients that leave during the backward pass have to be there before its end. On a processor
+    # sending them takes the cores that compute, so that there is nothing to win.
+    overlaps = group.world_size > 1 and group.device.type == "cuda"
+    stage.model.use_compiled(config.operation.compile, by_block=overlaps)
 
     def multipliers(step: int) -> Multipliers:
         return Multipliers(
