@@ -10,27 +10,25 @@ forked, since importing torch takes longer than such a training. As srun would, 
 a moment after one was killed. Writes below FOLDER: checkpoints, journal, standard errors.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from crash_points import DiskCalls, Kill
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "train"))
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path.append(str(TESTS))
+sys.path.append(str(TESTS / "train"))
 from tiny_training import make_job, make_store
 
 from nanochat.errors import DamagedArtefact, MissingArtefact, NanochatError
 from nanochat.files import sha256_of
-from nanochat.hpc.ranks import FIRST_PORT, PORTS
 from nanochat.model import optimizer
 from nanochat.track.journal import Journal, SilentJournal, read_events
 from nanochat.train.checkpoint_folder import LATEST
@@ -40,6 +38,7 @@ from nanochat.train.job import Job, Multipliers
 from nanochat.train.launch import launched
 from nanochat.train.loop import train
 from nanochat.train.watchdog import Section
+from srun_tasks import environment_of_task, free_job_ids
 
 STEPS = 8
 WATCHED_STEP = 4
@@ -96,7 +95,7 @@ class Training:
         """
         self.attempts += 1
         start = time.monotonic()
-        job_id = next(_free_job_ids())
+        job_id = next(free_job_ids())
         processes = {self._fork(n, job_id, at): n for n in range(self.ranks)}
         codes: dict[int, int] = {}
         if after is not None:
@@ -158,15 +157,8 @@ class Training:
     def _become_a_rank(self, rank: int, job_id: int) -> None:
         for name in [name for name in os.environ if name.startswith("SLURM_")]:
             del os.environ[name]
-        os.environ |= {
-            "PATH": "",  # no SLURM to ask
-            "SLURM_JOB_ID": str(job_id),
-            "SLURM_STEP_ID": "0",
-            "SLURM_STEP_NUM_TASKS": str(self.ranks),
-            "SLURM_STEP_NODELIST": "localhost",
-            "SLURM_PROCID": str(rank),
-            "SLURM_LOCALID": str(rank),
-        }
+        # no SLURM to ask
+        os.environ |= environment_of_task(rank, self.ranks, job_id) | {"PATH": ""}
         # Not the parent's: a thread of it may have held their locks when it forked.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         sys.stderr = open(self.folder / f"{self.attempts}-{rank}.err", "w")  # noqa: SIM115
@@ -252,15 +244,6 @@ def damage(file: Path, how: str) -> None:
         content[len(content) // 2] ^= 1
     size = {"flip": len(content), "half": len(content) // 2, "empty": 0}[how]
     file.write_bytes(content[:size])
-
-
-def _free_job_ids() -> Iterator[int]:
-    """Ids at whose ports nobody listens, others each time."""
-    first = int.from_bytes(hashlib.sha256(str(time.monotonic_ns()).encode()).digest()[:4])
-    for job_id in range(first % PORTS, first % PORTS + PORTS):
-        with socket.socket() as probe:
-            if probe.connect_ex(("localhost", FIRST_PORT + job_id % PORTS)) != 0:
-                yield job_id
 
 
 def _kill(processes: list[int]) -> None:

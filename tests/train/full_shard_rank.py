@@ -24,6 +24,7 @@ import torch
 from rank import ROWS_PER_STEP, VALIDATION_ROWS, make_ranks_job, trouble_in_the_third_step
 from tiny_training import make_store
 
+sys.path.append(str(Path(__file__).parents[1]))
 from nanochat.data.loader import validation_batches
 from nanochat.errors import NanochatError
 from nanochat.eval.bpb import bits_per_byte
@@ -41,6 +42,7 @@ from nanochat.train.launch import launched
 from nanochat.train.loop import train
 from nanochat.train.resume import resume
 from nanochat.train.saver import Saver
+from srun_tasks import environment_of_task
 
 DEVICE_ROWS = 1
 
@@ -163,14 +165,7 @@ def start(folder: Path, row_file: Path, spec: dict[str, Any], rank: int) -> int:
     process = os.fork()
     if process:
         return process
-    os.environ |= {
-        "SLURM_JOB_ID": str(spec["job_id"]),
-        "SLURM_STEP_ID": "0",
-        "SLURM_STEP_NUM_TASKS": str(spec["ranks"]),
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_PROCID": str(rank),
-        "SLURM_LOCALID": str(rank),
-    }
+    os.environ |= environment_of_task(rank, spec["ranks"], spec["job_id"])
     os.dup2(os.open(folder / f"{spec['name']}-{rank}.err", os.O_WRONLY | os.O_CREAT), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     code = exit_code_of_a_rank(folder, row_file, spec)

@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_training import STEPS, make_job, make_store, state_of
 
+sys.path.append(str(Path(__file__).parents[1]))
 from nanochat.data.loader import Batch, RowLoader, validation_batches
 from nanochat.data.packing import Ints
 from nanochat.errors import NanochatError
@@ -35,6 +36,7 @@ from nanochat.train.distributed import RankGroup
 from nanochat.train.job import Job
 from nanochat.train.launch import launched
 from nanochat.train.loop import train
+from srun_tasks import environment_of_task
 
 ROWS_PER_STEP = VALIDATION_ROWS = 3
 optimizer.SMALLEST_TO_DIVIDE = 256  # so that tiny embeddings have several owners
@@ -128,14 +130,7 @@ def start(folder: Path, row_file: Path, spec: str, rank: int) -> int:
     process = os.fork()
     if process:
         return process
-    os.environ |= {
-        "SLURM_JOB_ID": job_id,
-        "SLURM_STEP_ID": "0",
-        "SLURM_STEP_NUM_TASKS": ranks,
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_PROCID": str(rank),
-        "SLURM_LOCALID": str(rank),
-    }
+    os.environ |= environment_of_task(rank, ranks, job_id)
     errors = os.open(folder / f"{name}-{rank}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(errors, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tiny_training import STEPS, assert_same_bits, make_job, make_store, run
+from tiny_training import STEPS, assert_same_bits, at_step, make_job, make_store, run
 
 from nanochat.errors import NoProgress, StoppedEarly
 from nanochat.hpc.deadline import Deadline, JobNow
@@ -17,7 +16,7 @@ from nanochat.hpc.slurm_variables import OwnJob
 from nanochat.track.journal import read_events
 from nanochat.train import leaving
 from nanochat.train.boundary import DEADLINE, Boundary
-from nanochat.train.job import Job, LoopState
+from nanochat.train.job import LoopState
 from nanochat.train.launch import launched
 from nanochat.train.stop import StopFlag
 
@@ -61,21 +60,6 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int],
     return install
 
 
-def in_step(job: Job, number: int, act: Callable[[], Any]) -> Job:
-    """The job, with `act` called while step `number` is computed."""
-    honest, calls = job.model.loss_sum, 0
-
-    def acting(*batch: torch.Tensor) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 2 * number:  # two micro-batches a step
-            act()
-        return honest(*batch)
-
-    job.model.loss_sum = acting  # type: ignore[method-assign]
-    return job
-
-
 def move(clock: Clock, to: float) -> Callable[[], None]:
     return lambda: setattr(clock, "now", to)
 
@@ -95,7 +79,7 @@ def test_training_saves_and_requeues_its_job_before_the_limit_and_the_job_contin
     told = scontrol(0)
     undisturbed = make_job(row_file, save_every_minutes=60)
     run(undisturbed, tmp_path, "undisturbed")
-    job = in_step(make_job(row_file, save_every_minutes=60), 3, move(clock, LIMIT - 119))
+    job = at_step(make_job(row_file, save_every_minutes=60), 3, move(clock, LIMIT - 119))
     sentence = "base: time limit near after step 3 of 6; saved; job 17 is requeued"
     with pytest.raises(StoppedEarly, match=sentence) as caught:
         run(job, tmp_path, deadline=deadline)
@@ -123,7 +107,7 @@ def test_a_job_that_slurm_will_not_requeue_says_why_and_asks_to_be_run_again(
     scontrol: Callable[[int], Path],
 ) -> None:
     scontrol(1)
-    job = in_step(make_job(row_file), 2, move(clock, LIMIT - 1))
+    job = at_step(make_job(row_file), 2, move(clock, LIMIT - 1))
     with pytest.raises(StoppedEarly, match=r"after step 2 of 6; saved, but .* no permission"):
         run(job, tmp_path, deadline=deadline)
     (stop,) = events(tmp_path, "stop")
@@ -170,7 +154,7 @@ def test_a_validation_that_would_not_fit_is_not_begun(
 ) -> None:
     """After the last step, too: all that is left is for the job that continues."""
     scontrol(0)
-    job = in_step(make_job(row_file, save_every_minutes=60), STEPS, move(clock, LIMIT - 1))
+    job = at_step(make_job(row_file, save_every_minutes=60), STEPS, move(clock, LIMIT - 1))
     with pytest.raises(StoppedEarly, match="after step 6 of 6; saved"):
         run(job, tmp_path, deadline=deadline)
     assert [event["step"] for event in events(tmp_path, "validation")] == [2, 4]
@@ -199,7 +183,7 @@ def test_validations_too_slow_for_the_time_left_are_passed_over(
 
 def test_a_signal_in_the_last_step_lets_training_finish(row_file: Path, tmp_path: Path) -> None:
     job = make_job(row_file)
-    run(in_step(job, STEPS, lambda: os.kill(os.getpid(), signal.SIGTERM)), tmp_path)
+    run(at_step(job, STEPS, lambda: os.kill(os.getpid(), signal.SIGTERM)), tmp_path)
     assert [event["step"] for event in events(tmp_path, "end")] == [STEPS]
 
 
@@ -220,7 +204,7 @@ def answer(deadline: Deadline, state: str, restarts: int) -> Callable[[], None]:
 def test_a_job_that_runs_elsewhere_by_now_is_left_without_writing_anything(
     row_file: Path, tmp_path: Path, deadline: Deadline
 ) -> None:
-    job = in_step(make_job(row_file, save_every_minutes=0), 3, answer(deadline, "RUNNING", 1))
+    job = at_step(make_job(row_file, save_every_minutes=0), 3, answer(deadline, "RUNNING", 1))
     with pytest.raises(StoppedEarly, match="nothing was saved"):
         run(job, tmp_path, deadline=deadline)
     assert make_store(tmp_path / "run").steps() == [1, 2]
@@ -230,7 +214,7 @@ def test_a_job_that_runs_elsewhere_by_now_is_left_without_writing_anything(
 def test_a_job_whose_node_slurm_has_given_up_saves_nothing(
     row_file: Path, tmp_path: Path, deadline: Deadline
 ) -> None:
-    job = in_step(make_job(row_file, save_every_minutes=0), 3, answer(deadline, "NODE_FAIL", 0))
+    job = at_step(make_job(row_file, save_every_minutes=0), 3, answer(deadline, "NODE_FAIL", 0))
     with pytest.raises(StoppedEarly, match="nothing was saved"):
         run(job, tmp_path, deadline=deadline)
     assert make_store(tmp_path / "run").steps() == [1, 2]

@@ -2,10 +2,8 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -16,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import STEPS, assert_same_tensors, make_store, write_row_file
 
-from nanochat.hpc.ranks import FIRST_PORT, PORTS
 from nanochat.track.journal import read_events
+from srun_tasks import free_job_ids
 
 SCRIPT = Path(__file__).with_name("rank.py")
 
@@ -37,14 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def row_file(folder: Path) -> Path:
     return write_row_file(folder)
-
-
-def free_job_ids() -> Iterator[int]:
-    """Ids whose ports nobody listens at."""
-    for job_id in range(os.getpid() % PORTS, PORTS):
-        with socket.socket() as probe:
-            if probe.connect_ex(("localhost", FIRST_PORT + job_id)) != 0:
-                yield job_id
 
 
 def launch(folder: Path, row_file: Path, *trainings: str) -> list[list[Ended]]:

@@ -2,13 +2,13 @@
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_training import STEPS, assert_same_bits, make_job, make_store, run
+from tiny_training import STEPS, assert_same_bits, at_step, make_job, make_store, run
 
 from nanochat.data.loader import Batch
 from nanochat.errors import NotSaved, OutOfMemory, StoppedByHand, TrainingDiverged
@@ -17,8 +17,6 @@ from nanochat.train import boundary, parts
 from nanochat.train.checkpoints import CheckpointStore
 from nanochat.train.job import Job
 from nanochat.train.watchdog import Section
-
-MICRO_BATCHES = 2
 
 
 def events(folder: Path, name: str, run: str = "run") -> list[dict[str, Any]]:
@@ -40,20 +38,6 @@ def poison_data_steps(job: Job, bad: set[int]) -> list[int]:
     job.loader.micro_batches = micro_batches  # type: ignore[method-assign]
     job.model.loss_sum = loss_sum  # type: ignore[method-assign]
     return seen
-
-
-def at_step(job: Job, number: int, act: Callable[[], Any]) -> None:
-    """Calls `act` while a step is computed, by this process's count."""
-    honest, calls = job.model.loss_sum, 0
-
-    def acting(*batch: torch.Tensor) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == MICRO_BATCHES * number:
-            act()
-        return honest(*batch)
-
-    job.model.loss_sum = acting  # type: ignore[method-assign]
 
 
 # --- numbers that are not finite ----------------------------------------------------------------

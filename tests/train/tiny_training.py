@@ -78,6 +78,22 @@ def make_job(
     )
 
 
+def at_step(job: Job, number: int, act: Callable[[], Any]) -> Job:
+    """The job, with `act` called while the step is computed that is `number` by this process's
+    count."""
+    honest, calls = job.model.loss_sum, 0
+
+    def acting(*batch: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 2 * number:  # two micro-batches a step
+            act()
+        return honest(*batch)
+
+    job.model.loss_sum = acting  # type: ignore[method-assign]
+    return job
+
+
 def make_store(
     folder: Path, group: RankGroup | None = None, attempt: int = 0, keep: int = 2
 ) -> CheckpointStore:

@@ -14,11 +14,13 @@ import signal
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
 from nanochat.config import load_config
 from nanochat.errors import NanochatError
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.train.stages import train_base, train_chat
 from nanochat.train.watchdog import Section, Watchdog
+from srun_tasks import environment_of_task
 
 entered = 0
 
@@ -57,14 +59,7 @@ def start(config_file: Path, spec: str, rank: int, group: int, counted: Path) ->
     if process:
         return process
     os.setpgid(0, group)
-    os.environ |= {
-        "SLURM_JOB_ID": job_id,
-        "SLURM_STEP_ID": "0",
-        "SLURM_STEP_NUM_TASKS": ranks,
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_PROCID": str(rank),
-        "SLURM_LOCALID": str(rank),
-    }
+    os.environ |= environment_of_task(rank, ranks, job_id)
     os.dup2(2, 1)
     if rank == 0:
         kill_at_section(int(kill_at))

@@ -5,30 +5,20 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from nanochat.hpc.ranks import FIRST_PORT, PORTS
 from nanochat.train.checkpoint_diff import differences
 from nanochat.train.checkpoints import Checkpoint, read_checkpoint
+from srun_tasks import free_job_ids
 
 SCRIPT = Path(__file__).with_name("killed_stages.py")
 KILLS = 5
 BEFORE = {"mid": "base", "sft": "mid"}
-
-
-def free_job_ids() -> Iterator[int]:
-    """Ids whose ports nobody listens at."""
-    for job_id in range(os.getpid() % PORTS, PORTS):
-        with socket.socket() as probe:
-            if probe.connect_ex(("localhost", FIRST_PORT + job_id)) != 0:
-                yield job_id
 
 
 def launch(folder: Path, *trainings: str) -> list[tuple[list[int], int]]:
