@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 
 from crash_points import DiskCalls, Kill
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.append(str(TESTS))
-sys.path.append(str(TESTS / "train"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "train"))
 from tiny_training import make_job, make_store
 
 from nanochat.errors import DamagedArtefact, MissingArtefact, NanochatError
