@@ -12,7 +12,7 @@ from typing import Any
 
 from mortal import LOST_OTHERS, Ended, Training, latest_or_why, whole_or_why
 
-from nanochat.train.checkpoint_folder import LATEST
+from nanochat.train.checkpoint_folder import LATEST, SCORES
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Trial:
             self.row.bits_differ += 1
             self._problem("ended with other bits than an undisturbed training")
         store = training.store
-        names = {LATEST, *(store.path(step).name for step in store.steps())}
+        names = {LATEST, SCORES, *(store.path(step).name for step in store.steps())}
         found = {path.name for path in store.folder.iterdir()}
         if left := {name for name in found - names if not name.startswith("damaged-")}:
             self._problem(f"left behind: {sorted(left)}")

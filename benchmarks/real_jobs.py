@@ -46,7 +46,7 @@ def make_job(
         loader=RowLoader([_row_file(config, folder)], rows_per_step, seed=1, bos_id=0),
         steps=MANY_STEPS,
         multipliers=lambda step: Multipliers(0.01, 0.9, 1.0),
-        validate=lambda: 0.0,
+        validate=lambda rows: 0.0,
         operation=OperationSettings(device_rows=device_rows, compile=compile),
         flops_per_token=1.0,
         peak_flops=None,

@@ -182,9 +182,10 @@ class OperationSettings(Section):
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints kept while training; a finished stage keeps its last one."""
     keep_every_steps: int | None = Field(default=None, ge=1)
-    """Checkpoints of steps that this divides are kept too, also by a finished stage."""
+    """At each multiple of so many steps a checkpoint is saved that stays, also after the end."""
     keep_best: int = Field(default=0, ge=0)
-    """So many checkpoints with the lowest validation bits per byte are kept too."""
+    """So many checkpoints with the lowest validation bits per byte stay too; each step that is
+    validated is saved then."""
     on_nonfinite: Literal["skip", "stop"] = "skip"
     """Where a loss or gradient is not finite, no rank makes the update: `skip` goes on with the
     next step, `stop` ends training there (exit code 77)."""

@@ -66,7 +66,7 @@ def with_sharded_weights(job: Job, row_file: Path) -> Job:
     group = job.group
     shard_weights(job.model, group)
 
-    def validate() -> float:
+    def validate(device_rows: int) -> float:
         most = most_batches(VALIDATION_ROWS, DEVICE_ROWS, group.world_size)
         own = validation_batches(
             row_file, VALIDATION_ROWS, DEVICE_ROWS, 0, group.rank, group.world_size
@@ -84,7 +84,7 @@ def in_bfloat16(job: Job) -> Job:
     model.init_weights(1)
     rank, world_size = job.group.rank, job.group.world_size
     optimizer = MuonAdamW(model, lr_scale=0.1, weight_decay=0.1, rank=rank, world_size=world_size)
-    return replace(job, model=model, optimizer=optimizer, validate=lambda: 2.0)
+    return replace(job, model=model, optimizer=optimizer, validate=lambda rows: 2.0)
 
 
 def make_job(group: RankGroup, row_file: Path, spec: dict[str, Any]) -> Job:

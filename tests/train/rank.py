@@ -4,11 +4,12 @@
 
 One training after the other. TROUBLE befalls the last rank that has rows, at its third micro-batch:
 sigterm, nan (which ends the training), skip (a nan that does not), death, or none; with `late` it
-starts seconds after the others. Prints the exit
+starts seconds after the others, with `disk` it can write nothing. Prints the exit
 codes as JSON. Leaves in FOLDER what the test looks at, by name and rank: .safetensors (weights and
 moments), .json (the rows of each step), .err (standard error).
 """
 
+import errno
 import json
 import os
 import signal
@@ -32,6 +33,7 @@ from nanochat.errors import NanochatError
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.model import optimizer
 from nanochat.track.journal import Journal, SilentJournal
+from nanochat.train import loop, parts
 from nanochat.train.distributed import RankGroup
 from nanochat.train.job import Job
 from nanochat.train.launch import launched
@@ -51,7 +53,7 @@ def make_ranks_job(
         row_file, save_every_minutes=60, device_rows=2, group=group, on_nonfinite=after_nan
     )
 
-    def validate() -> float:
+    def validate(device_rows: int) -> float:
         rows = validation_batches(row_file, VALIDATION_ROWS, 2, 0, group.rank, group.world_size)
         return bits_per_byte(job.model, rows, np.ones(64, np.int32), group.sum)["value"]
 
@@ -72,6 +74,10 @@ def trouble_in_the_third_step(job: Job, kind: str) -> None:
         return honest(*batch) * (float("nan") if calls == 3 and kind in ("nan", "skip") else 1.0)
 
     job.model.loss_sum = disturbed  # type: ignore[method-assign]
+
+
+def full_disk(path: Path, tensors: Any) -> tuple[int, str]:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def remember_rows(job: Job) -> list[list[int]]:
@@ -99,6 +105,9 @@ def train_as_a_rank(folder: Path, row_file: Path, name: str, trouble: str, steps
         if group.rank == min(1, group.world_size - 1):
             trouble_in_the_third_step(job, trouble)
         seen = remember_rows(job)
+        if trouble == "disk" and group.rank == 1:
+            parts.write_tensors_hashed = full_disk
+        loop.PATIENCE_FOR_ROOM = 0.0
         first = group.is_first
         journal = Journal(folder / f"{name}.jsonl") if first else SilentJournal()
         store = make_store(folder / name, group, int(group.from_first(time.time_ns() // 1000)))

@@ -113,15 +113,20 @@ def test_a_training_whose_fingerprint_begins_alike_is_not_taken_for_this_one(
 
 def test_the_manifest_says_what_determined_the_training(tmp_path: Path) -> None:
     store = store_at(tmp_path)
-    save(store, 5, score=1.25)
+    save(store, 5)
     manifest = json.loads((store.path(5) / "manifest.json").read_text())
-    assert (manifest["identity"], manifest["score"]) == (IDENTITY.parts, 1.25)
+    assert manifest["identity"] == IDENTITY.parts
 
 
-def test_a_score_that_is_no_number_is_none(tmp_path: Path) -> None:
+def test_scores_are_noted_and_garbage_in_their_file_is_passed_over(tmp_path: Path) -> None:
     store = store_at(tmp_path)
-    save(store, 5, score=float("nan"))
-    assert store.open(5).manifest["score"] is None
+    save(store, 5, score=1.25)
+    assert store_at(tmp_path).scores() == {5: 1.25}
+    for garbage in ("", "[1]", '{"5": null}', "\x00"):
+        (store.folder / "scores.json").write_text(garbage)
+        assert store.scores() == {}
+    save(store, 6, score=1.0)
+    assert store.scores() == {6: 1.0}
 
 
 def test_latest_names_the_newest_and_its_manifest(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def only_weights(folder: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in found if not name.startswith("optimizer.")}
 
 
-def told(folder: Path, name: str, event: str, value: str) -> list[float]:
+def told(folder: Path, name: str, event: str, value: str) -> list[Any]:
     events = read_events(folder / f"{name}.jsonl")
     return [seen[value] for seen in events if seen["event"] == event]
 
@@ -164,6 +164,17 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_by_all(
     steps = [e for e in read_events(folder / "skipped.jsonl") if e["event"] == "step"]
     assert [event.get("skipped", False) for event in steps] == [False] * 2 + [True] + [False] * 3
     assert_same_tensors(only_weights(folder, "skipped", 0), only_weights(folder, "skipped", 1))
+
+
+def test_what_one_rank_cannot_write_all_ranks_call_by_its_name(
+    folder: Path, row_file: Path
+) -> None:
+    (ended,) = launch(folder, row_file, "full:2:disk")
+    assert [rank.code for rank in ended] == [80, 80], ended
+    reasons = set(told(folder, "full", "save_failed", "reason"))
+    assert len(reasons) == 1
+    assert "rank 1 on " in min(reasons) and "the disk is full" in min(reasons)
+    assert "the disk is full" in ended[1].error
 
 
 def test_ranks_wait_for_one_that_starts_late(

@@ -1,8 +1,11 @@
 """What goes wrong inside a training, and what it does about it."""
 
 import errno
+import os
+import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,21 @@ import torch
 from tiny_training import STEPS, assert_same_bits, at_step, make_job, make_store, run
 
 from nanochat.data.loader import Batch
-from nanochat.errors import NotSaved, OutOfMemory, StoppedByHand, TrainingDiverged
+from nanochat.errors import (
+    DamagedArtefact,
+    DiskError,
+    NotSaved,
+    OutOfMemory,
+    StoppedByHand,
+    StoppedEarly,
+    TrainingDiverged,
+)
 from nanochat.track.journal import read_events
-from nanochat.train import boundary, parts
-from nanochat.train.checkpoints import CheckpointStore
-from nanochat.train.job import Job
+from nanochat.train import boundary, loop, parts
+from nanochat.train.checkpoint_manifest import OtherVersion
+from nanochat.train.checkpoints import CheckpointStore, Retention
+from nanochat.train.job import Job, Multipliers
+from nanochat.train.saver import Saver
 from nanochat.train.watchdog import Section
 
 
@@ -110,6 +123,42 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(
     poison_data_steps(job, {0, 1})
     with pytest.raises(TrainingDiverged, match="no checkpoint to go back to"):
         run(job, tmp_path)
+
+
+def test_weights_that_an_update_spoiled_are_not_saved_and_training_goes_back_behind_them(
+    row_file: Path, tmp_path: Path
+) -> None:
+    job = make_job(row_file, roll_back_after_steps=2)
+    rates = iter([1.0, 1.0, float("nan")])
+    gentle = Multipliers(1.0, 0.9, 1.0)
+    job = replace(job, multipliers=lambda step: gentle)
+    honest = job.optimizer.update
+    job.optimizer.update = lambda *_: honest(next(rates, 1.0), 0.9, 1.0)  # type: ignore[method-assign]
+    run(job, tmp_path)
+    (failed, *_) = events(tmp_path, "save_failed")
+    assert failed["step"] == 3
+    assert "not finite" in failed["reason"]
+    (rollback,) = events(tmp_path, "rollback")
+    assert (rollback["step"], rollback["from_step"]) == (2, 5)
+    assert all(value.isfinite().all() for value in job.model.state_dict().values())
+
+
+def test_a_checkpoint_saved_among_bad_steps_is_not_gone_back_to(
+    row_file: Path, tmp_path: Path
+) -> None:
+    job = make_job(row_file, roll_back_after_steps=2)
+    poison_data_steps(job, {2, 3})
+    at_step(job, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))  # the first of them
+    with pytest.raises(StoppedEarly):
+        run(job, tmp_path)
+    assert make_store(tmp_path / "run").steps() == [2, 3]
+    again = make_job(row_file, roll_back_after_steps=2)
+    poison_data_steps(again, {2, 3})
+    run(again, tmp_path)
+    (rollback,) = events(tmp_path, "rollback")
+    assert (rollback["step"], rollback["from_step"]) == (2, 4)
+    (aside,) = events(tmp_path, "set_aside")
+    assert "saved among steps without an update" in aside["reason"]
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -207,9 +256,134 @@ def test_a_last_checkpoint_that_cannot_be_written_is_exit_code_80(
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(parts, "write_tensors_hashed", failing)
+    monkeypatch.setattr(loop, "PATIENCE_FOR_ROOM", 0.0)
     with pytest.raises(NotSaved, match="quota is used up") as caught:
         run(make_job(row_file, save_every_minutes=60), tmp_path)
     assert caught.value.exit_code == 80
+
+
+def test_a_host_without_memory_for_the_copy_costs_a_save(
+    row_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Saver._buffer
+
+    def failing(saver: Saver, key: str, tensor: torch.Tensor) -> torch.Tensor:
+        if saver._loop_state.step == 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return honest(saver, key, tensor)
+
+    monkeypatch.setattr(Saver, "_buffer", failing)
+    run(make_job(row_file), tmp_path)
+    (failed,) = events(tmp_path, "save_failed")
+    assert (failed["step"], "no memory" in failed["reason"]) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [(DiskError("cannot read it"), "cannot read it"), (OtherVersion("format 3"), "format 3")],
+)
+def test_checkpoints_that_cannot_be_read_just_now_are_not_set_aside(
+    row_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    sentence: str,
+) -> None:
+    run(make_job(row_file), tmp_path)
+
+    def unreadable(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error), match=sentence):
+        patch.setattr(CheckpointStore, "verify", unreadable)
+        run(make_job(row_file), tmp_path)
+    assert make_store(tmp_path / "run").steps() == [5, 6]
+    assert events(tmp_path, "start")[-1]["step"] == 0, "it did not start"
+
+
+def test_the_checkpoint_that_verified_outlives_one_that_the_disk_spoiled(
+    row_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bits flip between writing and reading back; the one before is known to be whole."""
+    honest = CheckpointStore._put_in_place
+
+    def spoiling(store: CheckpointStore, step: int) -> None:
+        honest(store, step)
+        if step == 4:
+            file = next(store.path(step).glob("model*"))
+            file.write_bytes(file.read_bytes()[:-1] + b"?")
+
+    monkeypatch.setattr(CheckpointStore, "_put_in_place", spoiling)
+    job = make_job(row_file)
+    at_step(job, 5, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(job, tmp_path, retention=Retention(1))
+    run(make_job(row_file), tmp_path, retention=Retention(1))
+    assert [event["step"] for event in events(tmp_path, "start")] == [0, 3]
+
+
+# --- validation ---------------------------------------------------------------------------------
+
+
+def test_the_best_checkpoints_are_those_of_the_steps_that_were_validated_best(
+    row_file: Path, tmp_path: Path
+) -> None:
+    measured = iter([5.0, 3.0, 4.0, 9.0, 8.0, 7.0])
+    job = make_job(
+        row_file,
+        save_every_minutes=60,
+        validate_every_steps=1,
+        validate=lambda: next(measured),
+        keep_best=2,
+    )
+    run(job, tmp_path, retention=Retention(1, best=2))
+    assert make_store(tmp_path / "run").steps() == [2, 3, 6]
+
+
+def test_a_validation_in_which_training_was_killed_is_made_after_the_resume(
+    row_file: Path, tmp_path: Path
+) -> None:
+    measured = iter([2.0])
+    job = make_job(row_file, validate=lambda: next(measured))
+    with pytest.raises(StopIteration):
+        run(job, tmp_path)  # in the validation after step 4
+    run(make_job(row_file), tmp_path)
+    assert [event["step"] for event in events(tmp_path, "validation")] == [2, 4, 6]
+
+
+def test_the_last_save_waits_for_somebody_to_make_room(
+    row_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, refused = parts.write_tensors_hashed, iter([True, True, True])
+
+    def full_for_a_while(path: Path, tensors: Any) -> tuple[int, str]:
+        if "model" in path.name and next(refused, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return honest(path, tensors)
+
+    monkeypatch.setattr(parts, "write_tensors_hashed", full_for_a_while)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_TRIES", 0.01)
+    run(make_job(row_file, save_every_minutes=60), tmp_path)
+    assert [event["step"] for event in events(tmp_path, "save_failed")] == [STEPS] * 3
+    assert make_store(tmp_path / "run").steps() == [STEPS]
+
+
+def test_where_every_checkpoint_is_damaged_a_person_decides(row_file: Path, tmp_path: Path) -> None:
+    run(make_job(row_file), tmp_path)
+    store = make_store(tmp_path / "run")
+    for step in store.steps():
+        (store.path(step) / "manifest.json").write_bytes(b"")
+    with pytest.raises(DamagedArtefact, match="all 2 checkpoints are damaged") as caught:
+        run(make_job(row_file), tmp_path)
+    assert caught.value.exit_code == 2
+    run(make_job(row_file), tmp_path)  # who runs it again has decided
+    assert [event["step"] for event in events(tmp_path, "start")] == [0, 0]
+
+
+def test_multiples_of_a_number_of_steps_are_saved_and_stay(row_file: Path, tmp_path: Path) -> None:
+    job = make_job(row_file, save_every_minutes=60, keep_every_steps=2)
+    run(job, tmp_path, retention=Retention(1, every_steps=2))
+    assert make_store(tmp_path / "run").steps() == [2, 4, 6]
 
 
 # --- saving beside training ---------------------------------------------------------------------
@@ -227,7 +401,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_it_holds_its_own_ste
         return honest(store, step, pieces)
 
     monkeypatch.setattr(CheckpointStore, "write_part", slow)
-    job = make_job(row_file, save_every_minutes=60, switches=tmp_path)
+    job = make_job(row_file, save_every_minutes=60, validate_every_steps=60, switches=tmp_path)
     (tmp_path / "SAVE").touch()
     at_step(job, 5, four_done.set)
     run(job, tmp_path)
@@ -236,7 +410,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_it_holds_its_own_ste
     order = [(e["event"], e["step"]) for e in read_events(tmp_path / "run.jsonl")]
     assert order.index(("checkpoint", 1)) > order.index(("step", 4))
     saved_early = make_job(row_file)
-    run(saved_early, tmp_path, "each-step", keep=STEPS)
+    run(saved_early, tmp_path, "each-step", retention=Retention(STEPS))
     one, other = (make_store(tmp_path / name).open(1) for name in ("run", "each-step"))
     for part in ("model", "optimizer"):
         for name in one.names(part):

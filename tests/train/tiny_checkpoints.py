@@ -82,7 +82,10 @@ def save(store: CheckpointStore, step: int, score: float | None = None) -> int:
         identity=store.identity,
         attempt=store.attempt,
     )
-    return store.commit(step, {"step": step, "window": [0.5, 1e-5]}, score)
+    size = store.commit(step, {"step": step, "window": [0.5, 1e-5]})
+    if score is not None:
+        store.score(step, score)
+    return size
 
 
 def newest(store: CheckpointStore) -> Checkpoint | None:

@@ -22,6 +22,7 @@ from nanochat.train.loop import train
 from nanochat.train.watchdog import Section
 
 STEPS = 6
+LAST_TWO = Retention(2)
 SHAPE = GPTConfig.from_depth(2, vocab_size=64, sequence_len=16, aspect_ratio=16, head_dim=16)
 
 
@@ -60,7 +61,7 @@ def make_job(
         loader=RowLoader([row_file], rows_per_step=8, seed=3, bos_id=0),
         steps=STEPS,
         multipliers=lambda step: Multipliers(1.0 - step / STEPS, 0.9, 1.0),
-        validate=validate,
+        validate=lambda rows: validate(),
         operation=OperationSettings(
             device_rows=device_rows,
             save_every_minutes=save_every_minutes,
@@ -95,23 +96,31 @@ def at_step(job: Job, number: int, act: Callable[[], Any]) -> Job:
 
 
 def make_store(
-    folder: Path, group: RankGroup | None = None, attempt: int = 0, keep: int = 2
+    folder: Path,
+    group: RankGroup | None = None,
+    attempt: int = 0,
+    retention: Retention = LAST_TWO,
 ) -> CheckpointStore:
     """The checkpoints of these trainings in `folder`."""
     group = group or RankGroup()
     identity = Identity("f" * 64, {})
-    return CheckpointStore(
-        folder, identity, Retention(keep), group.rank, group.world_size, attempt=attempt
-    )
+    ranks = group.rank, group.world_size
+    return CheckpointStore(folder, identity, retention, *ranks, attempt=attempt)
 
 
 def run(
-    job: Job, folder: Path, name: str = "run", deadline: Deadline | None = None, keep: int = 2
+    job: Job,
+    folder: Path,
+    name: str = "run",
+    deadline: Deadline | None = None,
+    retention: Retention = LAST_TWO,
 ) -> TrainingResult:
     """Trains into `folder`: checkpoints in `name`, the journal beside it."""
     journal = Journal(folder / f"{name}.jsonl")
     try:
-        return train(job, make_store(folder / name, keep=keep), journal, deadline)
+        return train(
+            job, make_store(folder / name, keep=keep, best=best, every=every), journal, deadline
+        )
     finally:
         journal.close()
 

@@ -7,11 +7,12 @@
 One JSON object a line, with `event` and `time` (seconds since 1970). A line is one write, so that a
 killed process leaves at most one torn line, at the end; the next writer starts a fresh line and
 readers pass over the torn one. After a resume, steps since the checkpoint are run again: the last
-line of a (stage, step) counts. While the disk takes nothing, lines wait in memory: a full disk must
-not end a training.
+line of a (stage, step) counts. While the disk takes nothing, lines wait in memory: a full disk, or
+a server that is away, must not end a training.
 """
 
 import json
+import math
 import mmap
 import os
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.errors import MissingArtefact
-from nanochat.files import DISK_TROUBLE, disk_errors, make_directory
+from nanochat.files import disk_errors, make_directory
 
 START_OF_START = b'{"event": "start",'
 
@@ -53,8 +54,6 @@ class Journal:
                 self._append()
                 self._is_blocked = False
             except OSError as exc:
-                if exc.errno not in DISK_TROUBLE:
-                    raise
                 self._warn(exc)
 
     def close(self) -> None:
@@ -127,7 +126,18 @@ def parse_event(line: str) -> dict[str, Any] | None:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and "event" in event else None
+    return event if isinstance(event, dict) and _is_event(event) else None
+
+
+def _is_event(event: dict[str, Any]) -> bool:
+    """What every reader relies on; anything else is no line of a journal's."""
+    moment, step = event.get("time", 0.0), event.get("step", 0)
+    return (
+        isinstance(event.get("event"), str)
+        and isinstance(moment, int | float)
+        and math.isfinite(moment)
+        and type(step) is int
+    )
 
 
 def _ends_in_a_torn_line(path: Path) -> bool:

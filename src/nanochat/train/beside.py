@@ -14,6 +14,8 @@ from nanochat.train.checkpoint_manifest import Manifest, read_manifest
 from nanochat.train.checkpoint_review import trainings
 from nanochat.train.checkpoints import Identity
 
+DETERMINES = ("settings", "inputs", "model")
+"""Parts of an identity that the fingerprint is made of."""
 SHOWN = 3
 """Differences that are named."""
 
@@ -24,8 +26,8 @@ def started_afresh(stage: str, stage_folder: Path, identity: Identity) -> str | 
     if other is None:
         return None
     folder, manifest = other
-    ours = {part: value for part, value in identity.parts.items() if part != "code"}
-    theirs = {part: value for part, value in manifest["identity"].items() if part != "code"}
+    ours = {part: value for part, value in identity.parts.items() if part in DETERMINES}
+    theirs = {part: value for part, value in manifest["identity"].items() if part in DETERMINES}
     found = [f"{d.name} {d.one!r}, now {d.other!r}" for d in differing_values(theirs, ours)]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return (

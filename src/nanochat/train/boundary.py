@@ -10,6 +10,7 @@ somebody else, whether a person has put a file STOP or SAVE into the run's folde
 what it alone knows, so none is ever left waiting for the others. Removes SAVE; writes no files.
 """
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ class Boundary:
         self.next_save = time.monotonic() + self._interval
         self.slowest = {"step": 0.0, "save": 0.0, "validation": 0.0}
         self._next_look = 0.0
-        self._asked_to_save = False
+        self._asked_to_save, self._last_asked = False, 0.0
 
     @property
     def _interval(self) -> float:
@@ -74,6 +75,10 @@ class Boundary:
         """A save failed: the next one is tried soon."""
         self.next_save = time.monotonic() + min(self._interval, SECONDS_AFTER_A_FAILED_SAVE)
 
+    def save_soon(self) -> None:
+        """After the next sound step."""
+        self._asked_to_save = True
+
     def agree(self, state: LoopState, targets: int, out_of_memory: bool = False) -> Agreement:
         """All ranks call this after every step, and before the first one."""
         mine = [targets, float(out_of_memory)]
@@ -87,7 +92,8 @@ class Boundary:
         if last:  # all is done but the validation
             leave = None if room else DEADLINE
         # A step that made no update is nothing to go back to.
-        wanted = (due and not state.unsound_in_a_row) or last or leave is not None
+        due = (due or self._is_to_be_kept(state.step)) and not state.unsound_in_a_row
+        wanted = due or last or leave is not None
         return Agreement(
             targets=int(targets_),
             save=wanted and not superseded and state.step > self.saved_step,
@@ -95,6 +101,12 @@ class Boundary:
             room_to_validate=room,
             out_of_memory=bool(ran_out),
         )
+
+    def _is_to_be_kept(self, step: int) -> bool:
+        """Whether the checkpoint of this step is wanted: perhaps as a best one, or as a multiple."""
+        operation, every = self.job.operation, self.job.operation.keep_every_steps
+        best = operation.keep_best > 0 and step % operation.validate_every_steps == 0
+        return step > 0 and (best or (every is not None and step % every == 0))
 
     def _clocks(self) -> list[bool]:
         """Save due, time limit near, superseded, room for a validation, switched off: as rank 0
@@ -106,7 +118,7 @@ class Boundary:
         return [
             self._asked_to_save or time.monotonic() >= self.next_save,
             left < needed,
-            self.deadline.superseded,
+            self.deadline.superseded or self.job.lost(),
             left >= needed + self.slowest["validation"],
             stop,
         ]
@@ -118,7 +130,11 @@ class Boundary:
             return False
         self._next_look = now + SECONDS_BETWEEN_LOOKS
         save = folder / SAVE_SWITCH
-        if save.exists():
-            save.unlink(missing_ok=True)
-            self._asked_to_save = True
-        return (folder / SWITCH).exists()
+        try:
+            asked = save.stat().st_mtime
+            if asked != self._last_asked:
+                self._last_asked, self._asked_to_save = asked, True
+                save.unlink()
+        except OSError:  # not there; or another user's, which this one may not remove
+            pass
+        return os.path.exists(folder / SWITCH)

@@ -13,6 +13,7 @@ looks for itself.
 Loads no torch, for commands that only look.
 """
 
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ from nanochat.train.checkpoint_manifest import MANIFEST, Manifest, check_file, r
 
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 LATEST = "LATEST.json"
+SCORES = "scores.json"
 HEADROOM = 1.2
 """Room for what others write meanwhile, as a multiple of what a checkpoint takes."""
 
@@ -67,12 +69,12 @@ class CheckpointFolder:
     ) -> None:
         self.folder, self.fingerprint = folder, fingerprint
         self.retention, self.may_write = retention, may_write
-        self._sure: set[int] = set()  # verified or written by this process
-        self._scores: dict[int, float | None] = {}
+        self._sure: set[int] = set()  # verified by this process: to write is not to know
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        with disk_errors(self.folder):
+            names = os.listdir(self.folder) if self.folder.is_dir() else []
         matches = (STEP_FOLDER.fullmatch(name) for name in names)
         steps = sorted(int(match[1]) for match in matches if match)
         return [step for step in steps if self.path(step).name in names]  # not step-0000012
@@ -129,21 +131,36 @@ class CheckpointFolder:
     def doomed(self, retention: Retention | None = None) -> list[int]:
         """Steps whose checkpoints the retention would remove.
 
-        The newest that is known to be whole is not among them. Where this process has neither
-        written nor verified the newest, it reads until it has found one; where there is none, none
-        is doomed.
+        One that was read and found whole stays. Where none of those that stay anyway was, the
+        newest is read now, and those before it until one is whole; where none is, none is doomed.
         """
         retention, steps = retention or self.retention, self.steps()
         doomed = sorted(set(steps) - retention.kept(steps, self._scores_of(steps, retention)))
         if not doomed:
             return []
-        sure = self.newest_whole()
+        kept_and_sure = [step for step in steps if step in self._sure and step not in doomed]
+        sure = kept_and_sure[-1] if kept_and_sure else self.newest_whole()
         return [] if sure is None else [step for step in doomed if step != sure]
 
     def newest_whole(self) -> int | None:
-        """The newest step that this process has written or verified; it verifies from the newest
-        downwards until there is one. None where there is none."""
+        """The newest step that this process has verified; it verifies from the newest downwards
+        until there is one. None where there is none."""
         return next((step for step in reversed(self.steps()) if self._is_sure(step)), None)
+
+    def score(self, step: int, value: float) -> None:
+        """Notes what a checkpoint is worth, the lower the better, for the retention's `best`."""
+        with only_noted(f"the score of step {step} was not noted"):
+            kept = {each: known for each, known in self.scores().items() if each in self.steps()}
+            scores = {**kept, step: value}
+            write_json(self.folder / SCORES, {str(each): scores[each] for each in sorted(scores)})
+
+    def scores(self) -> dict[int, float]:
+        """What was noted, by step; a file that cannot be believed is passed over."""
+        try:
+            found = json.loads((self.folder / SCORES).read_bytes())
+            return {int(step): float(value) for step, value in found.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
 
     def prune(self, retention: Retention | None = None) -> list[int]:
         """Deletes what the retention dooms; returns these steps."""
@@ -188,14 +205,9 @@ class CheckpointFolder:
         return True
 
     def _scores_of(self, steps: Sequence[int], retention: Retention) -> dict[int, float | None]:
-        """Scores by step, each read once; none where they decide nothing."""
-        for step in steps if retention.best else []:
-            if step not in self._scores:
-                try:
-                    self._scores[step] = self.manifest(step)["score"]
-                except (DamagedArtefact, MissingArtefact):
-                    self._scores[step] = None
-        return self._scores
+        """Scores by step; none where they decide nothing."""
+        noted = self.scores() if retention.best else {}
+        return {step: noted.get(step) for step in steps}
 
     def _discard(self, path: Path) -> None:
         """Deletes a folder; it vanishes by name first, so that no name stands for a part of it."""
@@ -207,7 +219,6 @@ class CheckpointFolder:
 
     def _forget(self, step: int) -> None:
         self._sure.discard(step)
-        self._scores.pop(step, None)
 
     def _point_latest(self) -> None:
         """Lets LATEST.json name the newest."""

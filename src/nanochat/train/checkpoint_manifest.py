@@ -25,14 +25,19 @@ from nanochat.files import atomic_write, fingerprint
 FORMAT = 2
 MANIFEST = "manifest.json"
 PART_FILE = re.compile(r"[a-z][a-z_]*-\d{3,}-of-\d{3,}\.safetensors")
-KEYS = {"step", "fingerprint", "identity", "world_size", "loop_state", "score", "written"}
+KEYS = {"step", "fingerprint", "identity", "world_size", "loop_state", "written"}
 """What a manifest has besides its format, its files, and its tensors."""
 CHUNK = 1_000_000
 """Bytes read at once."""
-CONTENT_IS_LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR, errno.ENOTDIR)
-"""What a file system answers that cannot give back what was written."""
+CONTENT_IS_LOST = (errno.EBADMSG, errno.EUCLEAN, errno.EISDIR, errno.ENOTDIR)
+"""What a file system answers that cannot give back what was written. EIO is not among these: a
+server that is away for a moment answers it too."""
 
 Manifest = dict[str, Any]
+
+
+class OtherVersion(DamagedArtefact):
+    """A checkpoint that nothing is wrong with, but that this version cannot read."""
 
 
 class TensorEntry(TypedDict):
@@ -85,9 +90,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest: Manifest = json.loads(content)
         if manifest["format"] != FORMAT:
-            raise DamagedArtefact(
+            raise OtherVersion(
                 f"checkpoint {folder} has format {manifest['format']}, of another version of this "
-                f"program, which reads format {FORMAT} only"
+                f"program, which reads format {FORMAT} only: finish that training with the version "
+                "that began it, or move the folder away to start afresh"
             )
         plain = {key: value for key, value in manifest.items() if key != "sha256"}
         if fingerprint(plain) != manifest["sha256"] or _rendered(manifest) != content:
@@ -96,7 +102,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise DamagedArtefact(f"{folder / MANIFEST} has no {' and no '.join(sorted(missing))}")
         _check(manifest["tensors"], manifest["files"])
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as exc:
-        raise DamagedArtefact(f"{folder / MANIFEST} is damaged ({exc!r})") from exc
+        said = f"{type(exc).__name__}: {str(exc)[:80]}"
+        raise DamagedArtefact(f"{folder / MANIFEST} is no manifest ({said})") from exc
     return manifest
 
 

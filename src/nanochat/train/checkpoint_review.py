@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat.errors import DamagedArtefact, MissingArtefact
+from nanochat.errors import DamagedArtefact, DiskError, MissingArtefact
 from nanochat.files import read_json
 from nanochat.train.checkpoint_folder import LATEST, STEP_FOLDER, CheckpointFolder, Retention
 from nanochat.train.checkpoint_manifest import CHUNK, Manifest, check_file, total_bytes
@@ -163,7 +163,7 @@ def _checkpoint(stage: str, training: CheckpointFolder, step: int, latest: bool)
         total_bytes(manifest),
         manifest["written"],
         manifest["world_size"],
-        manifest["score"],
+        training.scores().get(step),
         latest,
     )
 
@@ -180,7 +180,7 @@ def _require_size(file: Path, size: int) -> None:
 def _latest(folder: Path) -> str | None:
     try:
         content = read_json(folder / LATEST, "make run")
-    except (DamagedArtefact, MissingArtefact):
+    except (DamagedArtefact, MissingArtefact, OSError):
         return None
     return content.get("folder") if isinstance(content, dict) else None
 
@@ -190,6 +190,8 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as exc:
+        raise DiskError(f"cannot read {folder}: {exc.strerror}") from exc
 
 
 def _size(folder: Path) -> int:

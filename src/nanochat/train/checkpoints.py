@@ -18,7 +18,6 @@ Writes step-NNNNNN/{manifest.json, <part>-RRR-of-WWW.safetensors} and LATEST.jso
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -118,7 +117,7 @@ class CheckpointStore(CheckpointFolder):
             write_json(entry_file, entry)  # fsyncs the folder too
         return total_bytes(entry)
 
-    def commit(self, step: int, loop_state: dict[str, Any], score: float | None = None) -> int:
+    def commit(self, step: int, loop_state: dict[str, Any]) -> int:
         """Makes a checkpoint of what all ranks have written, then prunes; returns its bytes.
 
         Rank 0 calls it. Raises DiskError, and leaves the earlier checkpoints as they are, where the
@@ -127,7 +126,7 @@ class CheckpointStore(CheckpointFolder):
         self._require_mine(step)
         folder = self._unfinished(step)
         with _disk_errors(folder):
-            manifest = self._gathered(step, loop_state, score)
+            manifest = self._gathered(step, loop_state)
             write_manifest(folder, manifest)
             read_manifest(folder)  # as a resume will
             for file in folder.iterdir():
@@ -137,8 +136,6 @@ class CheckpointStore(CheckpointFolder):
             self._require_mine(step)  # what came before may have taken long
             self._put_in_place(step)
         self._committed = step
-        self._sure.add(step)
-        self._scores[step] = manifest["score"]
         self._point_latest()
         with only_noted("old checkpoints were not all pruned"):
             self.prune()
@@ -169,7 +166,7 @@ class CheckpointStore(CheckpointFolder):
                 f"another process has taken over {self.folder.parent}: step {step} was not saved"
             )
 
-    def _gathered(self, step: int, loop_state: dict[str, Any], score: float | None) -> Manifest:
+    def _gathered(self, step: int, loop_state: dict[str, Any]) -> Manifest:
         """The manifest of what the ranks' entries name, and the folder holds."""
         folder = self._unfinished(step)
         names = [self._entry_name(rank) for rank in range(self.world_size)]
@@ -189,7 +186,6 @@ class CheckpointStore(CheckpointFolder):
             "files": files,
             "tensors": tensors,
             "loop_state": loop_state,
-            "score": score if score is not None and math.isfinite(score) else None,
             "written": round(time.time(), 3),
         }
 

@@ -23,7 +23,7 @@ from nanochat.model.device import default_device
 
 PATIENCE = timedelta(minutes=30)
 """For ranks that start late, and for rank 0 while it writes."""
-TEXT_BYTES = 64
+TEXT_BYTES = 256
 
 
 class RankGroup:
@@ -70,7 +70,7 @@ class RankGroup:
         return self.sum([value if self.is_first else 0.0])[0]
 
     def gather_text(self, text: str) -> list[str]:
-        """Each rank's text, of which 64 bytes count, on all ranks."""
+        """Each rank's text, of which 256 bytes count, on all ranks."""
         own = text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
         slots = [0.0] * (TEXT_BYTES * self.world_size)
         slots[TEXT_BYTES * self.rank : TEXT_BYTES * (self.rank + 1)] = map(float, own)

@@ -97,8 +97,8 @@ class Exchange:
         self.optimizer.zero_grad()
         if not self._gradients:
             return 0.0
-        norms = torch.stack([n.float() for n in torch._foreach_norm([*self._gradients.values()])])
-        return float(norms.double().square().sum())
+        norms = torch._foreach_norm([*self._gradients.values()], dtype=torch.float32)
+        return float(torch.stack(norms).double().square().sum())
 
     @torch.no_grad()
     def update(self, update: Update) -> None:

@@ -187,7 +187,9 @@ def _sentence(plan: MemoryPlan, available: int, rows: int) -> str:
 def _more_ranks(plan: MemoryPlan, available: int) -> str:
     """More ranks help where it is the optimizer, which they divide, that does not fit."""
     on_each = plan.weights + plan.gradients
-    return ", or more of them" if on_each < usable(available) else ""
+    if on_each < usable(available):
+        return ", or more of them"
+    return "; or divide weights and gradients too: operation.shard=weights" * (plan.world_size > 1)
 
 
 def _to_stderr(sentence: str) -> None:

@@ -44,8 +44,9 @@ class Job:
     steps: int
     multipliers: Callable[[int], Multipliers]
     """Learning rate, momentum and weight decay of a step."""
-    validate: Callable[[], float]
-    """Bits per byte of held-out text; all ranks call it, and get the same number."""
+    validate: Callable[[int], float]
+    """Bits per byte of held-out text, with so many rows at a time; all ranks call it, and get the
+    same number."""
     operation: OperationSettings
     flops_per_token: float
     peak_flops: float | None
@@ -61,6 +62,10 @@ class Job:
     """Told what the loop begins to do, and in which step (train/watchdog.py)."""
     remember_rows: Callable[[int], None] = lambda rows: None
     """Told how many rows were left after running out of memory; called on rank 0."""
+    lost: Callable[[], bool] = lambda: False
+    """Whether another process has taken this training over; asked on rank 0."""
+    put_aside: list[tuple[int, str]] = field(default_factory=list)
+    """Checkpoints that were set aside, and why, on rank 0; the loop journals them."""
     switches: Path | None = None
     """Folder in which a person may put a file STOP or SAVE."""
 
@@ -89,8 +94,6 @@ class LoopState:
     rollbacks: int = 0
     recent_losses: list[float] = field(default_factory=list)
     """What the detector of loss spikes looks back on."""
-    validation_bpb: float | None = None
-    """The last one measured."""
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Self:

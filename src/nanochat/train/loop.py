@@ -17,17 +17,18 @@ import platform
 import sys
 import time
 
-from nanochat.errors import NotSaved, TrainingDiverged
+from nanochat.errors import DamagedArtefact, NotSaved, TrainingDiverged
 from nanochat.hpc.deadline import Deadline
 from nanochat.hpc.processes import own_start
 from nanochat.track.journal import Journal
 from nanochat.train.beside import started_afresh
-from nanochat.train.boundary import SUPERSEDED, Agreement, Boundary
+from nanochat.train.boundary import DEADLINE, SUPERSEDED, Agreement, Boundary
+from nanochat.train.checkpoint_diff import differing_values
 from nanochat.train.checkpoints import CheckpointStore
 from nanochat.train.job import Job, LoopState, TrainingResult, peak_memory_bytes
 from nanochat.train.leaving import leave
 from nanochat.train.lines import StepLines
-from nanochat.train.resume import resume
+from nanochat.train.resume import resume, set_aside
 from nanochat.train.saver import SaveEnded, Saver
 from nanochat.train.say import say
 from nanochat.train.spikes import SpikeDetector
@@ -38,8 +39,11 @@ from nanochat.train.watchdog import Section
 
 STEPS_BETWEEN_COMPARISONS = 50
 """After so many steps the ranks compare how long they take."""
-LAST_SAVES = 3
-"""How often the save before leaving is tried."""
+PATIENCE_FOR_ROOM = 600.0
+"""Seconds for which the last save waits for a disk that is full ..."""
+SECONDS_BETWEEN_TRIES = 10.0
+SECONDS_TO_LEAVE = 30.0
+"""... and how long before the time limit it gives up."""
 
 
 def train(
@@ -55,6 +59,8 @@ def train(
     if job.group.is_first:
         store.clean()
     restored = resume(job, store)
+    if restored is None:
+        _require_that_nothing_was_lost(job, store)
     state = restored or LoopState()
     if job.group.is_first:
         _say_where_it_begins(job, restored, store)
@@ -62,7 +68,11 @@ def train(
     with StopFlag() as stop, Saver(job, store) as saver:
         boundary = Boundary(job, stop, deadline, state.step)
         training = _Training(job, state, store, journal, saver, boundary)
-        state = training.run()
+        try:
+            state = training.run()
+        except (TrainingDiverged, NotSaved) as exc:
+            job.note(journal, "stop", training.state.step, reason=str(exc), requeued=False)
+            raise
         bpb = training.validate()
     job.note(journal, "end", state.step)
     return TrainingResult(
@@ -76,9 +86,26 @@ def train(
     )
 
 
+def _require_that_nothing_was_lost(job: Job, store: CheckpointStore) -> None:
+    """Raises DamagedArtefact, on all ranks, where there were checkpoints, and none is whole."""
+    lost = int(job.group.from_first(float(len(job.put_aside))))
+    if lost:
+        raise DamagedArtefact(
+            f"{job.stage}: all {lost} checkpoints are damaged, and lie in {store.folder} as "
+            "damaged-step-...: bring a whole one back there as step-NNNNNN, or run again to start "
+            "from step 1"
+        )
+
+
 def _say_where_it_begins(job: Job, restored: LoopState | None, store: CheckpointStore) -> None:
     if restored is not None:
-        say(f"{job.stage} resumes after step {restored.step} of {job.steps}")
+        done = " (its last; the model is made of it)" if restored.step == job.steps else ""
+        say(f"{job.stage} resumes after step {restored.step} of {job.steps}{done}")
+        before, now = store.manifest(restored.step)["identity"], store.identity.parts
+        pair = (parts.get("computing", {"": ""}) for parts in (before, now))
+        found = [f"{each.name} {each.one}, now {each.other}" for each in differing_values(*pair)]
+        if found:
+            say(f"{job.stage} computes in another way ({'; '.join(found)}): equal to rounding only")
     elif sentence := started_afresh(job.stage, store.folder.parent, store.identity):
         say(sentence)
 
@@ -113,17 +140,26 @@ class _Training:
         self.job, self.state, self.store, self.journal = job, state, store, journal
         self.saver, self.boundary = saver, boundary
         self.stepper = Stepper(job, saver)
+        self.device_rows = job.device_rows
         self.spikes = SpikeDetector(state.recent_losses)
+        self.steps_made = 0
+        """By this process."""
+        self.rolled_back_to: int | None = None
+        """The step gone back to, while no step after it was sound."""
         self.times = StepTimes(STEPS_BETWEEN_COMPARISONS)
         self.lines = StepLines(job)
 
     def run(self) -> LoopState:
         """Returns the state after the last step; raises what `leave` raises before it."""
-        job, first = self.job, self.state.step
+        job = self.job
+        self._note_put_aside()
         share = self.stepper.read(self.state)
         agreed = self._agree(share.targets)
+        if self.state.step and self._validation_is_due(agreed):
+            self.validate()  # the attempt before may have been killed in it
         while self.state.step < job.steps and agreed.leave is None:
             made = self.stepper.step(self.state, share, agreed.targets)
+            self.steps_made += 1
             self._count(made)
             share = self.stepper.read(self.state)
             agreed = self._agree(share.targets)
@@ -136,19 +172,22 @@ class _Training:
                 self.validate()
         job.enter(Section.LEAVE, self.state.step)
         if agreed.leave is not None:
-            made_steps = self.state.step - first
-            leave(job, self.state, self.journal, self.boundary.deadline, agreed.leave, made_steps)
+            deadline = self.boundary.deadline
+            leave(job, self.state, self.journal, deadline, agreed.leave, self.steps_made)
         return self.state
 
     def validate(self) -> float:
-        """Bits per byte of held-out text; all ranks."""
+        """Bits per byte of held-out text; all ranks. A save that is under way is finished first, so
+        that no validation can cost a checkpoint."""
+        self._report(self.saver.settle())
         self.job.enter(Section.EVALUATE, self.state.step)
         start = time.monotonic()
-        bpb = self.job.validate()
+        bpb = self.job.validate(self.stepper.device_rows)
         seconds = time.monotonic() - start
         self.boundary.took("validation", seconds)
         if math.isfinite(bpb):
-            self.state.validation_bpb = bpb
+            if self.job.group.is_first and self.boundary.saved_step == self.state.step:
+                self.store.score(self.state.step, bpb)
             self._note("validation", bpb=bpb, seconds=round(seconds, 3))
         self._say(f"step {self.state.step:05d} | validation {bpb:.4f} bits per byte")
         return bpb
@@ -169,12 +208,14 @@ class _Training:
         state.step += 1
         state.tokens += tokens
         state.seconds += made.seconds
-        self.boundary.took("step", made.seconds)
+        if self.steps_made > 1:  # the first one compiles, the next will not be as slow
+            self.boundary.took("step", made.seconds)
         self.times.add(made.compute_seconds, made.data_seconds)
         sound: dict[str, object] = {"skipped": True}
         if made.is_sound:
             state.add_loss(made.loss)
             state.unsound_in_a_row = 0
+            self.rolled_back_to = None
             sound = {"loss": made.loss, "grad_norm": made.gradient_norm}
         self._note(
             "step",
@@ -219,36 +260,51 @@ class _Training:
 
     def _roll_back(self, made: StepMade, why: str) -> None:
         """To the newest checkpoint, and on from there with the rows that come next."""
+        self.job.enter(Section.START, self.state.step)
         self._report(self.saver.settle())
         before = self.state
-        restored = resume(self.job, self.store)
+        if self.rolled_back_to is not None:
+            self._put_aside(self.rolled_back_to, "training did not get beyond it")
+        while (restored := resume(self.job, self.store)) and restored.unsound_in_a_row:
+            self._put_aside(restored.step, "it was saved among steps without an update")
+        self._note_put_aside()
         if restored is None:
             self._diverged(made, f"{why}, and there is no checkpoint to go back to")
         assert restored is not None
         restored.passed_over = before.data_step - restored.step
         restored.rollbacks = before.rollbacks + 1
-        restored.unsound_in_a_row = 0
         self.state = restored
+        self.rolled_back_to = restored.step
         self.spikes = SpikeDetector(restored.recent_losses)
         self.boundary.saved_step = restored.step
+        self.boundary.save_soon()
         self._note("rollback", from_step=before.step, reason=why)
         self._say(f"{why}: back to step {restored.step}, and on with the rows after these")
+
+    def _put_aside(self, step: int, why: str) -> None:
+        set_aside(self.job, self.store, step, f"{self.store.path(step)}: {why}")
+
+    def _note_put_aside(self) -> None:
+        while self.job.put_aside:
+            step, why = self.job.put_aside.pop(0)
+            self.job.note(self.journal, "set_aside", step, reason=why)
 
     def _diverged(self, made: StepMade, why: str) -> None:
         self._report(self.saver.settle())
         self._note("diverged", loss=repr(made.loss))
         self.job.group.wait()
         raise TrainingDiverged(
-            f"{self.job.stage} {why}; the last checkpoint, of step {self.boundary.saved_step}, "
-            "stands: lower base.lr_scale"
+            f"{self.job.stage} {why}; {self._what_stands()}: lower base.lr_scale"
         )
 
     def _take_fewer_rows(self) -> None:
         """All ranks take as many rows at a time as fit on each of them, at the next start too."""
-        before = max(self.job.group.gather(float(self.job.device_rows)))
-        rows = int(min(self.job.group.gather(float(self.stepper.device_rows))))
-        self.stepper.device_rows = rows
-        self._note("out_of_memory", rows_before=int(before), rows_now=rows)
+        before, rows = (
+            self.device_rows,
+            int(min(self.job.group.gather(float(self.stepper.device_rows)))),
+        )
+        self.stepper.device_rows = self.device_rows = rows
+        self._note("out_of_memory", rows_before=before, rows_now=rows)
         self._say(f"out of memory: {rows} rows at a time from now on; the batch stays the same")
         if self.job.group.is_first:
             self.job.remember_rows(rows)
@@ -287,7 +343,7 @@ class _Training:
         self._report(self.saver.look())
         last = agreed.leave is not None or self.state.step == self.job.steps
         if last:
-            self._save_before_leaving()
+            self._save_before_leaving(agreed.leave)
         elif agreed.save and not self.saver.is_busy:
             self._begin()
         if self.job.operation.save_every_minutes == 0:
@@ -297,21 +353,33 @@ class _Training:
         self.boundary.saving()
         self._report(self.saver.begin(self.state))
 
-    def _save_before_leaving(self) -> None:
-        """Waits for the save; raises NotSaved where there is no checkpoint of the last step."""
+    def _save_before_leaving(self, why: str | None) -> None:
+        """Waits for the save, and for a disk that is full for a while; raises NotSaved where there
+        is no checkpoint of the last step in the end."""
+        self.job.enter(Section.LAST_SAVE, self.state.step)
         self._report(self.saver.settle())
-        ended = None
-        for _ in range(LAST_SAVES):
-            if self.state.step <= self.boundary.saved_step:
-                return
+        end = time.monotonic() + self._patience(why)
+        while self.state.step > self.boundary.saved_step:
             ended = self.saver.begin(self.state) or self.saver.settle()
             self._report(ended)
-        if self.state.step > self.boundary.saved_step:
-            reason = ended.error if ended else "no reason is known"
-            raise NotSaved(
-                f"{self.job.stage} step {self.state.step} could not be saved ({reason}): the "
-                f"checkpoint of step {self.boundary.saved_step} stands, run again to continue"
-            )
+            if ended is None or ended.error is None:
+                continue
+            waits = time.monotonic() < end and self.boundary.stop.requested is None
+            if not self.job.group.from_first(float(waits)):
+                raise NotSaved(
+                    f"{self.job.stage} step {self.state.step} could not be saved ({ended.error}); "
+                    f"{self._what_stands()}: free some space and run again to continue"
+                )
+            time.sleep(SECONDS_BETWEEN_TRIES)
+
+    def _patience(self, why: str | None) -> float:
+        """Seconds in which somebody may make room; few where SLURM or a person waits."""
+        left = self.boundary.deadline.seconds_left() - SECONDS_TO_LEAVE
+        return min(PATIENCE_FOR_ROOM, left) if why in (None, DEADLINE) else 0.0
+
+    def _what_stands(self) -> str:
+        step = self.boundary.saved_step
+        return f"the checkpoint of step {step} stands" if step else "nothing was saved yet"
 
     def _report(self, ended: SaveEnded | None) -> None:
         """Journals how a save ended."""

@@ -45,14 +45,15 @@ def job_of(
     config: Config,
     stage: Stage,
     training: str,
+    fit: Fit,
     group: RankGroup,
     bits_per_byte: BitsPerByte,
     watchdog: Watchdog,
+    lost: Callable[[], bool],
 ) -> Job:
     disk = config.disk
     tokenizer = Tokenizer.load(disk.tokenizer)
     shape, steps = stage.model.config, stage.plan.steps
-    fit = _fit(config, stage, group)
     loader = RowLoader(
         stage.rows,
         stage.plan.total_batch_tokens // shape.sequence_len,
@@ -81,7 +82,7 @@ def job_of(
         loader=loader,
         steps=steps,
         multipliers=multipliers,
-        validate=_validation(config, stage, group, bits_per_byte, tokenizer, fit.rows),
+        validate=_validation(config, stage, group, bits_per_byte, tokenizer),
         operation=config.operation,
         flops_per_token=flops_per_token(shape),
         peak_flops=peak_flops(stage.model.device),
@@ -90,6 +91,7 @@ def job_of(
         device_rows=fit.rows,
         enter=watchdog.enter,
         remember_rows=fit.remember,
+        lost=lost,
         switches=disk.run,
     )
 
@@ -108,17 +110,27 @@ def _optimizer(config: Config, stage: Stage, group: RankGroup) -> tuple[MuonAdam
     return FullShardOptimizer(stage.model, scale, decay, group), FullShardExchange
 
 
-def _fit(config: Config, stage: Stage, group: RankGroup) -> Fit:
+def fit_of(config: Config, stage: Stage, group: RankGroup) -> Fit:
     """How many rows at a time, on all ranks: what was asked for, where the plan says that it fits
     and no earlier start has learned otherwise."""
     device, shape, mode = group.device, stage.model.config, config.operation.compile
     compiled = mode == "on" or (mode == "auto" and can_compile(device))
     hosts = group.gather_text(platform.node())
     available = available_bytes(device, sharing=hosts.count(hosts[group.rank]))
-    plan = memory_plan(shape, group.world_size, stage.model.dtype.itemsize, device.type, compiled)
+    divided = shards_weights(config, group)
+    plan = memory_plan(
+        shape, group.world_size, stage.model.dtype.itemsize, device.type, compiled, divided
+    )
     fit = Fit.of(
         config.disk.checkpoints(stage.name) / "device_rows.json",
-        key_of(device_name(device) or "processor", available, shape, group.world_size, compiled),
+        key_of(
+            device_name(device) or "processor",
+            available,
+            shape,
+            group.world_size,
+            compiled,
+            divided,
+        ),
         plan,
         available,
         config.operation.device_rows,
@@ -136,13 +148,12 @@ def _validation(
     group: RankGroup,
     bits_per_byte: BitsPerByte,
     tokenizer: Tokenizer,
-    device_rows: int,
-) -> Callable[[], float]:
+) -> Callable[[int], float]:
     rows = config.disk.rows(corpus_layout(config.disk).validation)
     max_rows = -(-config.evaluation.validation_tokens // stage.model.config.sequence_len)
     n_rows = min(max_rows, len(open_rows(rows).ids_NC))
 
-    def validate() -> float:
+    def validate(device_rows: int) -> float:
         batches = validation_batches(
             rows, max_rows, device_rows, tokenizer.bos_id, group.rank, group.world_size
         )

@@ -3,11 +3,14 @@
     state = resume(job, store)          # None: there is none
 
 Each rank verifies a share of a checkpoint's files, and all of them take the same one: a file that
-only one rank finds damaged is damaged for all; one that a rank cannot reach (DiskError) ends the
-start of all, and is not set aside. Reads checkpoints, and sets damaged ones aside.
+only one rank finds damaged is damaged for all; one that a rank cannot reach, or that another
+version wrote, ends the start of all, and is not set aside.
+
+Reads checkpoints, and sets damaged ones aside.
 """
 
 from nanochat.errors import DamagedArtefact, DiskError, MissingArtefact, NanochatError
+from nanochat.train.checkpoint_manifest import OtherVersion
 from nanochat.train.checkpoints import Checkpoint, CheckpointStore
 from nanochat.train.job import Job, LoopState
 from nanochat.train.random_state import restore_random, seed_everything
@@ -39,15 +42,21 @@ def newest(job: Job, store: CheckpointStore) -> Checkpoint | None:
         if step < 0:
             return None
         checkpoint, objection = _verified(store, step, group.rank, group.world_size)
-        out_of_reach = isinstance(objection, DiskError)
+        out_of_reach = isinstance(objection, DiskError | OtherVersion)
         damaged, unread = group.sum([float(objection is not None), float(out_of_reach)])
         if unread:
             raise objection or DiskError(f"{unread:.0f} ranks cannot read {store.path(step)}")
         if not damaged:
             return checkpoint
-        if group.is_first:
-            store.set_aside(step, str(objection or f"{damaged:.0f} ranks found it damaged"))
-        group.wait()
+        set_aside(job, store, step, str(objection or f"{damaged:.0f} ranks found it damaged"))
+
+
+def set_aside(job: Job, store: CheckpointStore, step: int, why: str) -> None:
+    """Takes a checkpoint away from this training, which may be looked at; all ranks call it."""
+    if job.group.is_first:
+        store.set_aside(step, why)
+        job.put_aside.append((step, why))
+    job.group.wait()
 
 
 def _verified(

@@ -12,6 +12,8 @@ the checkpoint before it stands and training goes on. A process that dies at any
 a folder with a temporary name. Writes checkpoints (train/checkpoints.py).
 """
 
+import platform
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,9 +27,11 @@ from torch import Tensor
 from nanochat.errors import DiskError, NanochatError, StoppedEarly
 from nanochat.model.units import Owned
 from nanochat.train.checkpoints import CheckpointStore
+from nanochat.train.fitting import is_out_of_memory
 from nanochat.train.job import Job, LoopState
 from nanochat.train.parts import Piece, Pieces
 from nanochat.train.random_state import random_pieces
+from nanochat.train.say import say
 
 FILES_OF_A_RANK = 4
 
@@ -124,10 +128,8 @@ class Saver:
         expected = self.group.world_size if self.phase is _Phase.WRITING else 1
         if done + failed < expected:
             return None
-        own = self._task.error if self._task else None
         if failed:
-            self._abandon()
-            return self._ended(str(own or f"{failed:.0f} ranks could not write their part"))
+            return self._ended(self._abandon())
         if self.phase is _Phase.COMMITTING:
             return self._ended(None)
         self.phase, self._task = _Phase.COMMITTING, None
@@ -162,7 +164,7 @@ class Saver:
         if self.group.is_first:
             try:
                 self.store.require_room(int(size), FILES_OF_A_RANK * self.group.world_size)
-            except DiskError as exc:
+            except (DiskError, OSError) as exc:
                 refusal = str(exc)
         refused = self.group.from_first(float(bool(refusal)))
         return (refusal or "rank 0 found no room") if refused else None
@@ -170,9 +172,20 @@ class Saver:
     def _write(self, step: int, parts: dict[str, Pieces], ready: torch.cuda.Event | None) -> None:
         try:
             copies = self._copies(parts, ready)
+        except (RuntimeError, MemoryError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            raise DiskError("the host has no memory for the copy that is written") from exc
         finally:
             self._copied.set()
+        self._require_finite(copies["model"])
         self.store.write_part(step, copies)
+
+    def _require_finite(self, weights: Pieces) -> None:
+        """Weights that are not finite are nothing to go back to: the checkpoint before is."""
+        for name, piece in weights.items():
+            if not piece.tensor.isfinite().all():
+                raise DiskError(f"{name} holds numbers that are not finite")
 
     def _copies(
         self, parts: dict[str, Pieces], ready: torch.cuda.Event | None
@@ -204,15 +217,13 @@ class Saver:
 
     def _commit(self) -> None:
         state = self._loop_state
-        self._bytes = self.store.commit(state.step, asdict(state), state.validation_bpb)
+        self._bytes = self.store.commit(state.step, asdict(state))
 
     def _said(self) -> list[float]:
         """This rank's word: its part is done, it failed, the folder is another process's."""
         task = self._task
         if task is None or not task.is_done:
             return [0.0, 0.0, 0.0]
-        if task.error is not None and not isinstance(task.error, NanochatError):
-            raise task.error  # a bug
         superseded = isinstance(task.error, StoppedEarly)
         return [float(task.error is None), float(task.error is not None), float(superseded)]
 
@@ -220,9 +231,18 @@ class Saver:
         if self._task is not None and self._task.error is not None:
             raise self._task.error
 
-    def _abandon(self) -> None:
+    def _abandon(self) -> str:
+        """Forgets the save; returns why it failed, in the words of those that could not write."""
+        own = self._task.error if self._task else None
+        told = f"rank {self.group.rank} on {platform.node()}: {own}" if own else ""
+        if own is not None and not self.group.is_first:
+            say(f"warning: {self.job.stage} {told}", sys.stderr)
+        reasons = [reason for reason in self.group.gather_text(told) if reason]
+        if own is not None and not isinstance(own, NanochatError):
+            raise own  # a bug
         if self.group.is_first:
             self.store.abandon(self._loop_state.step)
+        return str(own) if own and self.group.is_first else "; ".join(reasons)
 
     def _ended(self, error: str | None) -> SaveEnded:
         self.phase, self._task = _Phase.IDLE, None

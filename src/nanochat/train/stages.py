@@ -10,9 +10,11 @@ last the stage's result: models/<run>/<stage>/model.safetensors, config.json and
 
 import math
 import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from nanochat.config import Config
 from nanochat.data.layout import corpus_layout
 from nanochat.data.rows import open_rows, verify_rows
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.errors import DamagedArtefact, HangDetected
+from nanochat.errors import BadInput, DamagedArtefact, HangDetected
 from nanochat.files import fingerprint, read_json
 from nanochat.hpc.outcomes import leave_outcome
 from nanochat.model import schedules
@@ -38,9 +40,10 @@ from nanochat.track.provenance import code_version, provenance
 from nanochat.track.wandb_follower import start_follower
 from nanochat.train.checkpoints import CheckpointStore, Identity, Retention
 from nanochat.train.distributed import RankGroup
+from nanochat.train.fitting import Fit
 from nanochat.train.launch import Launch, launched
 from nanochat.train.loop import train
-from nanochat.train.prepare import BitsPerByte, job_of, shards_weights
+from nanochat.train.prepare import BitsPerByte, fit_of, job_of, shards_weights
 from nanochat.train.stage import Stage, publish
 from nanochat.train.watchdog import Hang, Watchdog
 
@@ -129,8 +132,10 @@ def _require_rows_of(sequence_len: int, rows: Path) -> None:
 def _train_stage(config: Config, stage: Stage, launch: Launch, bits_per_byte: BitsPerByte) -> None:
     disk, operation, started = config.disk, config.operation, time.time()
     same_bits_every_time()
-    identity = _identity(stage)
     group, deadline, lease = launch
+    fit = fit_of(config, stage, group)
+    identity = _identity(stage, fit, group)
+    _require_alike(identity, group)
     first = group.is_first
     store = CheckpointStore(
         disk.checkpoints(stage.name),
@@ -152,7 +157,9 @@ def _train_stage(config: Config, stage: Stage, launch: Launch, bits_per_byte: Bi
         operation.hang_minutes * 60,
         lambda hang: _note_hang(journal, identity, hang),
     ) as watchdog:
-        job = job_of(config, stage, identity.fingerprint[:16], group, bits_per_byte, watchdog)
+        lost = (lambda: lease.lost) if lease else (lambda: False)
+        training = identity.fingerprint[:16]
+        job = job_of(config, stage, training, fit, group, bits_per_byte, watchdog, lost)
         result = train(job, store, journal, deadline)
     journal.close()
     if first:
@@ -166,8 +173,9 @@ def _train_stage(config: Config, stage: Stage, launch: Launch, bits_per_byte: Bi
         store.prune(Retention(1, operation.keep_every_steps, operation.keep_best))
 
 
-def _identity(stage: Stage) -> Identity:
-    """What the result depends on, by parts: what two checkpoints differ in can be told."""
+def _identity(stage: Stage, fit: Fit, group: RankGroup) -> Identity:
+    """What the result depends on, by parts: what two checkpoints differ in can be told. How it is
+    computed, and with what code, is no part of the fingerprint: it changes the rounding."""
     shape = stage.model.config.to_dict()
     determined_by = fingerprint([stage.settings, stage.inputs, shape])
     return Identity(
@@ -176,9 +184,30 @@ def _identity(stage: Stage) -> Identity:
             "settings": stage.settings,
             "inputs": stage.inputs,
             "model": shape,
+            "computing": {
+                "device": group.device.type,
+                "dtype": str(stage.model.dtype),
+                "device_rows": fit.rows,
+                "ranks": group.world_size,
+            },
             "code": code_version(),
         },
     )
+
+
+def _require_alike(identity: Identity, group: RankGroup) -> None:
+    """Raises BadInput, on all ranks, where they would not compute the same thing."""
+    parts = {part: value for part, value in identity.parts.items() if part != "code"}
+    mine = [fingerprint(parts), version("torch")]
+    seen = group.gather(float(int(fingerprint(mine)[:12], 16)))  # 48 bits are exact in a float
+    if len(set(seen)) > 1:
+        ways = group.gather_text(
+            f"{platform.node()}: {parts['computing']['dtype']}, torch {version('torch')}"
+        )
+        raise BadInput(
+            f"the ranks would not compute the same ({'; '.join(ways)}): give them nodes of one "
+            "kind with one environment, or set NANOCHAT_DTYPE=float32"
+        )
 
 
 def _note_hang(journal: Journal, identity: Identity, hang: Hang) -> None:

@@ -68,6 +68,8 @@ class Section(StrEnum):
     OPTIMIZER = "optimizer"
     AGREE = "agree"
     SAVE = "save"
+    LAST_SAVE = "last save"
+    """Before leaving: nothing goes on beside it."""
     EVALUATE = "evaluate"
     LEAVE = "leave"
 
@@ -289,7 +291,9 @@ def stacks() -> str:
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     lines = []
-    for ident, frame in sys._current_frames().items():
+    main = threading.main_thread().ident
+    frames = sorted(sys._current_frames().items(), key=lambda each: each[0] != main)
+    for ident, frame in frames:  # the main thread, which hangs, first
         lines.append(f"Thread {names.get(ident, ident)} (most recent call first):")
         here: FrameType | None = frame
         while here is not None:
