@@ -42,7 +42,6 @@ from srun_tasks import environment_of_task, free_job_ids
 STEPS = 8
 WATCHED_STEP = 4
 """The save whose calls are numbered: the earlier ones fill what the retention keeps."""
-KEEP = 2
 ALWAYS_DUE = 1e-9
 """Minutes between saves: the next begins as soon as the one before has ended."""
 LOST_OTHERS = 75
@@ -78,7 +77,7 @@ class Training:
 
     @property
     def store(self) -> CheckpointStore:
-        return make_store(self.folder / "run", keep=KEEP)
+        return make_store(self.folder / "run")
 
     def attempt(
         self,
@@ -180,7 +179,7 @@ class Training:
         calls.install()
         with launched(self.folder / "run", os.environ) as (group, deadline, lease):
             attempt = int(group.from_first(time.time_ns() // 1000))
-            store = make_store(self.folder / "run", group, attempt, KEEP)
+            store = make_store(self.folder / "run", group, attempt)
             store.may_write = lease.is_mine if lease else lambda: False
             journal = Journal(self.folder / "run.jsonl") if group.is_first else SilentJournal()
             train(self._job(group, calls), store, journal, deadline)

@@ -118,9 +118,7 @@ def run(
     """Trains into `folder`: checkpoints in `name`, the journal beside it."""
     journal = Journal(folder / f"{name}.jsonl")
     try:
-        return train(
-            job, make_store(folder / name, keep=keep, best=best, every=every), journal, deadline
-        )
+        return train(job, make_store(folder / name, retention=retention), journal, deadline)
     finally:
         journal.close()
 

@@ -103,7 +103,7 @@ class Boundary:
         )
 
     def _is_to_be_kept(self, step: int) -> bool:
-        """Whether the checkpoint of this step is wanted: perhaps as a best one, or as a multiple."""
+        """Whether a checkpoint of this step is wanted: as a best one perhaps, or as a multiple."""
         operation, every = self.job.operation, self.job.operation.keep_every_steps
         best = operation.keep_best > 0 and step % operation.validate_every_steps == 0
         return step > 0 and (best or (every is not None and step % every == 0))
