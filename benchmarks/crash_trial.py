@@ -90,7 +90,8 @@ class Trial:
             self._problem(f"lost {lost} steps")
 
     def _look_at_the_schedule(self, attempt: list[dict[str, Any]]) -> None:
-        """The next save begins one interval after the one before, or when that has ended."""
+        """The next save begins one interval after the one before, or when that has ended; a step
+        later where that ended because a validation waited for it."""
         now = attempt[0]["step"]
         due = now + 1
         for event in attempt:
@@ -99,7 +100,7 @@ class Trial:
             elif event["event"] == "checkpoint":
                 if event["step"] > due:
                     self._problem(f"step {event['step']} was saved, {due} was due")
-                due = max(event["step"] + 1, now)
+                due = max(event["step"], now) + 1
 
     def _compare(self) -> None:
         training = self.training
