@@ -116,6 +116,19 @@ def test_a_training_that_stays_bad_ends_after_as_many_rollbacks_as_allowed(
     assert make_store(tmp_path / "run").steps() == [1, 2]
 
 
+def test_training_goes_back_further_where_it_did_not_get_beyond_a_checkpoint(
+    row_file: Path, tmp_path: Path
+) -> None:
+    job = make_job(row_file, roll_back_after_steps=2, rollbacks=3)
+    poison_data_steps(job, set(range(3, 100)))
+    with pytest.raises(TrainingDiverged, match="the checkpoint of step 2 stands"):
+        run(job, tmp_path)
+    assert [event["step"] for event in events(tmp_path, "rollback")] == [3, 2, 2]
+    (aside,) = events(tmp_path, "set_aside")
+    assert (aside["step"], "did not get beyond it" in aside["reason"]) == (3, True)
+    assert make_store(tmp_path / "run").steps() == [2], "the only one is kept"
+
+
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(
     row_file: Path, tmp_path: Path
 ) -> None:

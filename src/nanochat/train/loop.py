@@ -263,7 +263,8 @@ class _Training:
         self.job.enter(Section.START, self.state.step)
         self._report(self.saver.settle())
         before = self.state
-        if self.rolled_back_to is not None:
+        others = self.job.group.from_first(float(len(self.store.steps()) > 1))
+        if self.rolled_back_to is not None and others:
             self._put_aside(self.rolled_back_to, "training did not get beyond it")
         while (restored := resume(self.job, self.store)) and restored.unsound_in_a_row:
             self._put_aside(restored.step, "it was saved among steps without an update")
@@ -378,8 +379,8 @@ class _Training:
         return min(PATIENCE_FOR_ROOM, left) if why in (None, DEADLINE) else 0.0
 
     def _what_stands(self) -> str:
-        step = self.boundary.saved_step
-        return f"the checkpoint of step {step} stands" if step else "nothing was saved yet"
+        steps = self.store.steps()
+        return f"the checkpoint of step {steps[-1]} stands" if steps else "nothing is saved"
 
     def _report(self, ended: SaveEnded | None) -> None:
         """Journals how a save ended."""
